@@ -1,0 +1,48 @@
+"""Boxes: overlaps as the published losses use them.
+
+Boxes are ``(cx, cy, w, h)`` (``cxcywh``) or ``(x1, y1, x2, y2)`` (``xyxy``), normalised to the
+frame unless a name ends in ``_px``. ``torchvision.ops.box_convert`` turns one into the other.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+EPSILON = 1e-6  # added to numerator and denominator, as in the published losses
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Turn centre and size into corners.
+
+    Args:
+        boxes: [..., 4] as ``(cx, cy, w, h)``.
+
+    Returns:
+        [..., 4] as ``(x1, y1, x2, y2)``, same unit.
+    """
+    return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def overlaps(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union and its generalised form, element by element with broadcasting.
+
+    For every pair of two lists pass ``a[:, None]`` and ``b[None]``.
+
+    Args:
+        a_xyxy: [..., 4] corners.
+        b_xyxy: [..., 4] corners, broadcast against ``a_xyxy``.
+
+    Returns:
+        ``(iou, giou)``, each [...].
+    """
+    top_left = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    bottom_right = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (a_xyxy, b_xyxy)]
+    union = areas[0] + areas[1] - intersection
+    iou = (intersection + EPSILON) / (union + EPSILON)
+
+    outer_top_left = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
+    outer_bottom_right = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    hull = (outer_bottom_right - outer_top_left).clamp(min=0).prod(-1)
+    return iou, iou - (hull - union + EPSILON) / (hull + EPSILON)

@@ -1,0 +1,77 @@
+"""Sizes and parts of one network."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SgMgConfig:
+    """Everything needed to build the network (its weights and tokenizer apart).
+
+    Attributes:
+        backbone: `video_swin_{t,s,b}`, `swin_{t,s,b,l}`, `resnet{50,101}`, `motion_convnet` or
+            `timm:<name>`.
+        text_model: Hugging Face name or folder; its weights are loaded unless `text_config` is set.
+        text_config: Hugging Face configuration of a text model built without downloading.
+        hidden: channels C of queries and encoded maps, a multiple of 32.
+        heads: attention heads.
+        encoder_layers: deformable encoder layers.
+        decoder_layers: deformable decoder layers.
+        feedforward: channels inside the transformer's two-layer perceptrons.
+        points: sampling points of a head on a level.
+        queries: queries Q a frame.
+        mask_channels: channels of a patch mask (16 = 4x4 pixels a cell).
+        dropout: rate inside transformer and text projections.
+        drop_path: stochastic depth of the backbone.
+        freeze_text: keep the text model's weights (not its projections) fixed.
+    """
+
+    backbone: str = "video_swin_t"
+    text_model: str | None = "FacebookAI/roberta-base"
+    text_config: dict[str, Any] | None = None
+    hidden: int = 256
+    heads: int = 8
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    feedforward: int = 2048
+    points: int = 4
+    queries: int = 5
+    mask_channels: int = 16
+    dropout: float = 0.1
+    drop_path: float = 0.2
+    freeze_text: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject sizes the network cannot be built with.
+
+        Raises:
+            ValueError: a size does not fit the others; the message names the setting.
+        """
+        positive = ("hidden", "heads", "encoder_layers", "decoder_layers", "feedforward")
+        for name in (*positive, "points", "queries", "mask_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.hidden % 32 or self.hidden % self.heads:
+            raise ValueError(f"hidden={self.hidden}: must be a multiple of 32 and of {self.heads=}")
+        if self.mask_channels != 16:
+            raise ValueError(f"mask_channels={self.mask_channels}: a cell's patch is 4x4, so 16")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON-able values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SgMgConfig":
+        """The reverse of `to_dict`.
+
+        Raises:
+            ValueError: a name is no setting of this version, or a value does not fit.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown network settings {unknown}; known are {sorted(known)}")
+        return cls(**values)

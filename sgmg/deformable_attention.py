@@ -1,0 +1,125 @@
+"""Multi-scale deformable attention without a compiled operator."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Shapes = Sequence[tuple[int, int]]
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at a few learned points of every level.
+
+    Paper: Zhu et al., Deformable DETR, Eq. (3).
+    """
+
+    def __init__(self, hidden: int, *, heads: int, levels: int, points: int) -> None:
+        """Build the four projections.
+
+        Args:
+            hidden: channels C of queries and values.
+            heads: heads M, a divisor of `hidden`.
+            levels: maps L looked at.
+            points: points K of a head on each map.
+        """
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(hidden, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(hidden, heads * levels * points)
+        self.value_proj = nn.Linear(hidden, hidden)
+        self.output_proj = nn.Linear(hidden, hidden)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with points on rings around the reference, all equally weighted."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        radii = torch.arange(1, self.points + 1)
+        rings = directions[:, None, None] * radii[:, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(rings.expand(-1, self.levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        references: Tensor,
+        values: Tensor,
+        shapes: Shapes,
+        padding: Tensor,
+    ) -> Tensor:
+        """Attend to `values` around `references`.
+
+        Args:
+            query: [N, S, C].
+            references: points [N, S, L, 2] or boxes cxcywh [N, S, L, 4], normalised to each level.
+            values: the levels one behind another, row by row, [N, sum(h * w), C].
+            shapes: (h, w) of each level.
+            padding: bool [N, sum(h * w)], True on cells that count as zero.
+
+        Returns:
+            [N, S, C].
+        """
+        locations, weights = self.sample_points(query, references, shapes)
+        values = self.value_proj(values).masked_fill(padding[..., None], 0)
+        values = rearrange(values, "n s (m c) -> n m c s", m=self.heads)
+        return self.output_proj(sample(values, shapes, locations, weights))
+
+    def sample_points(
+        self, query: Tensor, references: Tensor, shapes: Shapes
+    ) -> tuple[Tensor, Tensor]:
+        """Where to look and how much each point counts, in float32 whatever the autocast type.
+
+        Returns:
+            Locations (x, y) [N, S, M, L, K, 2], (0, 0) = top left corner, (1, 1) = bottom right
+            corner of the level, and weights [N, S, M, L, K] that sum to one over L and K.
+        """
+        offsets = rearrange(
+            self.sampling_offsets(query).float(),
+            "n s (m l k xy) -> n s m l k xy",
+            m=self.heads,
+            l=self.levels,
+            xy=2,
+        )
+        weights = rearrange(
+            self.attention_weights(query).float(), "n s (m lk) -> n s m lk", m=self.heads
+        ).softmax(-1)
+        weights = weights.unflatten(-1, (self.levels, self.points))
+        anchors = references.float()[:, :, None, :, None]
+        if references.shape[-1] == 2:
+            scale = offsets.new_tensor([(w, h) for h, w in shapes])[:, None]
+            return anchors + offsets / scale, weights
+        return anchors[..., :2] + offsets / self.points * anchors[..., 2:] * 0.5, weights
+
+
+def sample(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of bilinear samples; outside a level there is zero.
+
+    Args:
+        values: [N, M, C, sum(h * w)].
+        shapes: (h, w) of each level.
+        locations: float32 [N, S, M, L, K, 2].
+        weights: float32 [N, S, M, L, K].
+
+    Returns:
+        [N, S, M * C] in the type of `values`.
+    """
+    grid = rearrange(locations * 2 - 1, "n s m l k xy -> l (n m) s k xy")
+    weights = rearrange(weights, "n s m l k -> l (n m) s k 1")
+    maps = values.flatten(0, 1).split([h * w for h, w in shapes], dim=-1)
+    total = 0
+    for level, (h, w) in enumerate(shapes):
+        image = maps[level].unflatten(-1, (h, w)).float()
+        picked = F.grid_sample(image, grid[level], align_corners=False)  # [(n m), c, s, k]
+        total = total + torch.einsum("n c s k, n s k -> n s c", picked, weights[level, ..., 0])
+    return rearrange(total, "(n m) s c -> n s (m c)", n=len(values)).to(values.dtype)

@@ -1,0 +1,121 @@
+"""What the network hands out: plain frozen records, no targets, no data sets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VisualFeatures:
+    """Everything of B clips that does not depend on an expression (made by `SgMg.look`).
+
+    Attributes:
+        levels: four maps [B, T, C, h, w], strides 8, 16, 32, 64, after the first spectral filter.
+        gaussians: the Gaussian of each level [1, 1, h, w].
+        raw: the backbone's own maps [B, T, C', h, w], strides 4 and 8 (for the mask optimizer).
+        padding: bool [B, h, w] a level, True on padded cells.
+        positions: sine positions [B, C, h, w] a level.
+        sizes: unpadded (height, width) of the frames in pixels, int64 [B, 2].
+        frame_size: padded (height, width) in pixels.
+    """
+
+    levels: tuple[Tensor, ...]
+    gaussians: tuple[Tensor, ...]
+    raw: tuple[Tensor, Tensor]
+    padding: tuple[Tensor, ...]
+    positions: tuple[Tensor, ...]
+    sizes: Tensor
+    frame_size: tuple[int, int]
+
+    def take(self, clip_index: Tensor) -> "VisualFeatures":
+        """Features of the clips `clip_index` [E] names, in that order (repeats allowed)."""
+        return VisualFeatures(
+            levels=tuple(x[clip_index] for x in self.levels),
+            gaussians=self.gaussians,
+            raw=(self.raw[0][clip_index], self.raw[1][clip_index]),
+            padding=tuple(x[clip_index] for x in self.padding),
+            positions=tuple(x[clip_index] for x in self.positions),
+            sizes=self.sizes[clip_index],
+            frame_size=self.frame_size,
+        )
+
+
+@dataclass(frozen=True)
+class QueryOutput:
+    """Every query of one decoder layer: what a `select` function sees.
+
+    Attributes:
+        class_logits: [E, T, Q], object or not.
+        boxes_cxcywh: [E, T, Q, 4], normalised by the unpadded frame.
+        draw: makes `low_mask_logits`; called at most once, and only if someone asks.
+    """
+
+    class_logits: Tensor
+    boxes_cxcywh: Tensor
+    draw: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def low_mask_logits(self) -> Tensor:
+        """Low-granularity masks of all queries [E, T, Q, H / 2, W / 2], computed on first use."""
+        return self.draw()
+
+
+Select = Callable[[QueryOutput], Tensor]
+"""Chooses queries: int64 [E] (one an expression) or [E, K] (K an expression)."""
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """One decoder layer: all queries, and the masks of the selected ones.
+
+    Attributes:
+        queries: class scores and boxes of all queries.
+        selected: what `select` answered, [E] or [E, K].
+        low_mask_logits: [E, T, H / 2, W / 2] before the mask optimizer ([E, T, K, ...] for K).
+        mask_logits: [E, T, H, W] at padded input resolution ([E, T, K, H, W] for K queries).
+    """
+
+    queries: QueryOutput
+    selected: Tensor
+    low_mask_logits: Tensor
+    mask_logits: Tensor
+
+
+@dataclass(frozen=True)
+class SgMgOutput:
+    """Output of the network for E expressions.
+
+    Attributes:
+        layers: decoder layers, earliest first; only the last unless every layer was asked for.
+    """
+
+    layers: tuple[LayerOutput, ...]
+
+    @property
+    def queries(self) -> QueryOutput:
+        """All queries of the last layer."""
+        return self.layers[-1].queries
+
+    @property
+    def selected(self) -> Tensor:
+        """Selected query of the last layer, [E] or [E, K]."""
+        return self.layers[-1].selected
+
+    @property
+    def mask_logits(self) -> Tensor:
+        """Masks of the last layer's selected query, [E, T, H, W] or [E, T, K, H, W]."""
+        return self.layers[-1].mask_logits
+
+
+def best_query(queries: QueryOutput) -> Tensor:
+    """Query with the highest class score averaged over the frames, [E]."""
+    return queries.class_logits.float().sigmoid().mean(1).argmax(-1)
+
+
+def every_query(queries: QueryOutput) -> Tensor:
+    """All queries [E, Q], for the benchmarks that rank them."""
+    expressions, _, count = queries.class_logits.shape
+    index = queries.class_logits.new_zeros(()).long().new_tensor(range(count))
+    return index.expand(expressions, count)

@@ -1,0 +1,88 @@
+"""Masks drawn over frames, and frames laid out on labelled sheets."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+Pixels = NDArray[np.uint8]
+
+# distinguishable also with impaired colour vision (Okabe and Ito, 2008)
+PALETTE = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+
+
+def draw_masks(
+    frame: Pixels,
+    masks: NDArray[np.bool_],
+    colours: Sequence[tuple[int, int, int]] = PALETTE,
+    *,
+    opacity: float = 0.45,
+) -> Pixels:
+    """Tint each mask and outline it.
+
+    Args:
+        frame: RGB, [H, W, 3].
+        masks: one a colour, [K, H, W]; later masks lie on top.
+        colours: RGB, used in turn.
+        opacity: of the tint, 0 to 1; outlines are opaque.
+
+    Returns:
+        A new RGB image [H, W, 3].
+    """
+    out = frame.astype(np.float32)
+    for k, mask in enumerate(masks):
+        colour = np.asarray(colours[k % len(colours)], np.float32)
+        out[mask] = (1 - opacity) * out[mask] + opacity * colour
+        out[mask & ~ndimage.binary_erosion(mask)] = colour
+    return out.round().astype(np.uint8)
+
+
+def sheet(
+    rows: Sequence[Sequence[Pixels]], labels: Sequence[str], *, height: int = 120
+) -> Image.Image:
+    """Lay images out in labelled rows.
+
+    Args:
+        rows: RGB images [H, W, 3] of each row, any sizes.
+        labels: one a row, written above it.
+        height: of every image on the sheet, pixels.
+
+    Returns:
+        The sheet as an RGB image.
+
+    Raises:
+        ValueError: rows and labels differ in number, or there are none.
+    """
+    if not rows or len(rows) != len(labels):
+        msg = f"a sheet needs one label a row: {len(rows)} rows, {len(labels)} labels"
+        raise ValueError(msg)
+    font = ImageFont.load_default(14)
+    gap, caption = 4, 20
+    scaled = [[_scale(image, height) for image in row] for row in rows]
+    width = max(sum(i.width + gap for i in row) for row in scaled)
+    width = max(width, *(int(font.getlength(label)) + 2 * gap for label in labels))
+    canvas = Image.new("RGB", (width + gap, len(rows) * (height + caption + gap)), "white")
+    pen = ImageDraw.Draw(canvas)
+    for r, (row, label) in enumerate(zip(scaled, labels, strict=True)):
+        top = r * (height + caption + gap)
+        pen.text((gap, top + 2), label, fill="black", font=font)
+        left = gap
+        for image in row:
+            canvas.paste(image, (left, top + caption))
+            left += image.width + gap
+    return canvas
+
+
+def _scale(image: Pixels, height: int) -> Image.Image:
+    picture = Image.fromarray(image)
+    return picture.resize((max(1, round(picture.width * height / picture.height)), height))

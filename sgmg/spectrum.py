@@ -1,0 +1,95 @@
+"""The spectral filter of spectrum-guided cross-modal fusion (SCF)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+SIGMA = 7.0  # of the Gaussian, in cells of the spectrum
+
+
+def high_frequency_gaussian(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """Gaussian around the highest frequency of an unshifted spectrum (its middle).
+
+    Args:
+        height: Cells of the map.
+        width: Cells of the map.
+        device: Where to make it.
+
+    Returns:
+        [1, 1, height, width] float32, 1 at (height // 2, width // 2).
+    """
+    sides = [
+        torch.exp(-((torch.arange(n, device=device) - n // 2) ** 2) / (2 * SIGMA**2))
+        for n in (height, width)
+    ]
+    return rearrange(torch.outer(*sides), "h w -> 1 1 h w")
+
+
+def _window_sums(size: int, like: Tensor) -> Tensor:
+    """[size, 3] of zeros and ones: column d sums what tap d of an unpadded 3-tap filter sees."""
+    i, d = torch.arange(size, device=like.device)[:, None], torch.arange(3, device=like.device)
+    return ((i >= d) & (i < size - 2 + d)).to(like.dtype)
+
+
+class SpectralFilter(nn.Module):
+    """Damp high frequencies by a learnt amount, mix channels in the spectrum, add to the input."""
+
+    def __init__(self, hidden: int) -> None:
+        """Build the filter.
+
+        Args:
+            hidden: Channels of the map, any number.
+        """
+        super().__init__()
+        self.laplace = nn.Conv2d(hidden, hidden, 3)
+        self.fc = nn.Sequential(
+            nn.Linear(hidden, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, 1, bias=False)
+        )
+        self.conv1 = nn.Conv2d(2 * hidden, 2 * hidden, 1)
+        self.conv2 = nn.Conv2d(2 * hidden, 2 * hidden, 1)
+
+    def _damping(self, x: Tensor) -> Tensor:
+        """How much of the high frequencies to take away: [N, C, h, w] -> [N, 1, 1, 1] in (0, 1).
+
+        The spatial mean of an unpadded 3x3 convolution is its weights applied to nine means.
+        """
+        h, w = x.shape[-2:]
+        rows, columns = _window_sums(h, x), _window_sums(w, x)
+        means = rearrange(x @ columns, "n c h j -> n c j h") @ rows / ((h - 2) * (w - 2))
+        mean = torch.einsum("n c j i, o c i j -> n o", means, self.laplace.weight)
+        return rearrange(self.fc(mean + self.laplace.bias).sigmoid(), "n 1 -> n 1 1 1")
+
+    def forward(self, x: Tensor, gaussian: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Filter a map, in float32 whatever autocast says.
+
+        Args:
+            x: [N, C, h, w], h and w at least 3.
+            gaussian: That of the call before, [1, 1, h', w']; None makes it for this size.
+
+        Returns:
+            The filtered map [N, C, h, w] float32 and the Gaussian of this size [1, 1, h, w], for
+            the next call.
+
+        Raises:
+            ValueError: The map is too small.
+
+        Paper: Eq. (1) to (3).
+        """
+        h, w = x.shape[-2:]
+        if min(h, w) < 3:
+            raise ValueError(
+                f"a feature map of {h}x{w} cells is too small for the spectral filter (at least "
+                "3x3): feed larger frames, at 4 levels more than 128 pixels a side"
+            )
+        if gaussian is None:
+            gaussian = high_frequency_gaussian(h, w, x.device)
+        elif gaussian.shape[-2:] != (h, w):
+            gaussian = F.interpolate(gaussian, (h, w), mode="bilinear", align_corners=False)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            spectrum = torch.fft.fft2(x) * (1 - self._damping(x) * gaussian)
+            y = torch.cat([spectrum.real, spectrum.imag], dim=1)
+            y = self.conv2(F.relu(self.conv1(y)))
+            real, imag = y.chunk(2, dim=1)
+            return x + torch.fft.ifft2(torch.complex(real, imag)).real, gaussian

@@ -1,0 +1,1 @@
+"""Referring video object segmentation data as tar shards: write, read, check."""

@@ -1,0 +1,180 @@
+"""Which frames make a clip: where clips start, and how the other frames of one are drawn.
+
+All randomness comes through `draws`, so that a test may put in the published generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.order import Items
+from shards.schema import Expression
+
+T = TypeVar("T")
+
+
+class ClipDraws(Protocol):
+    """What choosing frames asks of a random generator; `shards.order.Draws` is one."""
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number in [low, high]."""
+
+    def sample(self, options: Sequence[T], count: int) -> list[T]:
+        """`count` different options in random order."""
+
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+
+
+class SampledVideo(Protocol):
+    """What choosing items needs to know of a video; `shards.index.VideoRow` is one."""
+
+    @property
+    def annotated(self) -> npt.NDArray[np.bool_]:
+        """`[F]`, True where the frame carries ground truth."""
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        """What is said about the video."""
+
+    @property
+    def visible(self) -> Mapping[str, npt.NDArray[np.bool_]]:
+        """Object id to `[F]`, True where the object is in the frame."""
+
+
+@dataclass(frozen=True)
+class ClipSampling:
+    """How clips are cut from videos.
+
+    Attributes:
+        anchors: Frames to make clips around. "every": 0, T, 2T, ..; "annotated": the annotated frames that show the
+            object; "first": the first frame alone.
+        frames: The other frames of a clip. "spread": one near the anchor on each side, the rest from the whole video;
+            "window": evenly spaced, the anchor among them, so that order and speed of motion stay true;
+            "middle": successive frames, the anchor in their middle, without randomness.
+        reach: How far from the anchor the near frames are ("spread"), or the largest spacing ("window"), in frames.
+        reverse: Probability that the clip runs backwards; keep 0 where expressions tell motion.
+        alone: With T = 1 take the anchor; otherwise the first of the sorted frames, as published for DAVIS and A2D.
+    """
+
+    anchors: Literal["every", "annotated", "first"] = "every"
+    frames: Literal["spread", "window", "middle"] = "spread"
+    reach: int = 3
+    reverse: float = 0.0
+    alone: bool = True
+
+    @classmethod
+    def youtube_vos(cls) -> ClipSampling:
+        """As published for training on Ref-YouTube-VOS."""
+        return cls(reverse=0.3)
+
+    @classmethod
+    def davis(cls) -> ClipSampling:
+        """As published for training on Ref-DAVIS17."""
+        return cls(alone=False)
+
+    @classmethod
+    def a2d(cls) -> ClipSampling:
+        """As published for training on A2D-Sentences."""
+        return cls(anchors="annotated", alone=False)
+
+    @classmethod
+    def image(cls) -> ClipSampling:
+        """One item an expression: the image itself."""
+        return cls(anchors="first")
+
+    @classmethod
+    def synthetic(cls) -> ClipSampling:
+        """Short windows in their true order, for videos whose expressions tell motion."""
+        return cls(frames="window", reach=2)
+
+
+def clip_frames(sampling: ClipSampling, length: int, anchor: int, num_frames: int, draws: ClipDraws) -> list[int]:
+    """Choose the frames of one clip.
+
+    Args:
+        sampling: How.
+        length: Frames of the video.
+        anchor: The frame to choose around.
+        num_frames: Frames of the clip, T.
+        draws: Where randomness comes from.
+
+    Returns:
+        T frame numbers in the order they are shown; a short video repeats frames.
+    """
+    if sampling.frames == "middle":
+        start = anchor - num_frames // 2
+        return [min(max(start + i, 0), length - 1) for i in range(num_frames)]
+    if num_frames == 1 and sampling.alone:
+        return [anchor]
+    if sampling.frames == "window":
+        chosen = _window(length, anchor, num_frames, sampling.reach, draws)
+    else:
+        chosen = _spread(length, anchor, num_frames, sampling.reach, draws)
+    if sampling.reverse and draws.chance(sampling.reverse):
+        chosen.reverse()
+    return chosen
+
+
+def _spread(length: int, anchor: int, num_frames: int, reach: int, draws: ClipDraws) -> list[int]:
+    """The published choice: a frame near the anchor on each side, the rest from outside of these.
+
+    The last near frame may come twice, as it does in the published sampling.
+    """
+    first = max(0, anchor - draws.integer(1, reach))
+    last = min(length - 1, anchor + draws.integer(1, reach))
+    chosen = [anchor, first, last]
+    missing = num_frames - len(chosen)
+    if missing > 0:
+        outside = [*range(first), *range(last, length)]
+        if len(outside) > missing:
+            chosen += draws.sample(outside, missing)
+        elif length >= missing:
+            chosen += draws.sample(range(length), missing)
+        else:
+            chosen += [*range(length), *draws.sample(range(length), missing - length)]
+    return sorted(chosen)[:num_frames]
+
+
+def _window(length: int, anchor: int, num_frames: int, reach: int, draws: ClipDraws) -> list[int]:
+    """Evenly spaced frames with the anchor among them, inside the video; repeats the last of a short video."""
+    if num_frames >= length:
+        return [min(i, length - 1) for i in range(num_frames)]
+    spacing = draws.integer(1, min(reach, (length - 1) // (num_frames - 1))) if num_frames > 1 else 1
+    start = anchor - spacing * draws.integer(0, num_frames - 1)
+    span = spacing * (num_frames - 1)
+    start = min(max(start, 0), length - 1 - span)
+    return list(range(start, start + span + 1, spacing))
+
+
+def list_items(
+    videos: Sequence[SampledVideo], shards: Sequence[int], sampling: ClipSampling, num_frames: int
+) -> Items:
+    """All items of a shard set; an expression whose object is never to be seen offers none.
+
+    Args:
+        videos: Of the set.
+        shards: Number of the shard of each video.
+        sampling: How clips are cut.
+        num_frames: Frames of a clip, T.
+    """
+    rows: list[tuple[int, int, int, int]] = []
+    for number, (video, shard) in enumerate(zip(videos, shards, strict=True)):
+        length = len(video.annotated)
+        for which, expression in enumerate(video.expressions):
+            views = [video.visible[name] for name in expression.objects if name in video.visible]
+            seen = np.logical_or.reduce(views) & video.annotated if views else np.zeros(length, bool)
+            if not seen.any():
+                continue
+            if sampling.anchors == "annotated":
+                anchors: Sequence[int] = [int(frame) for frame in np.flatnonzero(seen)]
+            else:
+                anchors = range(0, length if sampling.anchors == "every" else 1, num_frames)
+            rows += [(number, which, anchor, shard) for anchor in anchors]
+    table = np.array(rows, np.int64).reshape(-1, 4)
+    return Items(*np.ascontiguousarray(table.T))

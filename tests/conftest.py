@@ -1,0 +1,38 @@
+"""Options and fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        metavar="DIR",
+        type=Path,
+        default=REPOSITORY / "tests" / "golden" / "data",
+        help="folder with reference numbers (cases.json, *.npz); default: tests/golden/data",
+    )
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with genuine data-set files (`realdata/`); skips the test where it is absent."""
+    folder = Path(os.environ.get("SGMG_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "realdata").is_dir():
+        pytest.skip(
+            f"no genuine data: {folder} has no realdata/ (set SGMG_SHARED to a folder that has)"
+        )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _gpu_only_where_there_is_one(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs CUDA")

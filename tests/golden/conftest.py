@@ -1,0 +1,51 @@
+"""Fixtures of the golden tests; everything that varies is read from the folder's cases.json."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.golden.fixtures import Cases, Entry, read_fixture
+
+
+def _read_cases(config: pytest.Config) -> tuple[Path, Cases]:
+    folder = config.getoption("--golden").expanduser()
+    path = folder / "cases.json"
+    if not path.is_file():
+        raise pytest.UsageError(f"--golden {folder}: no cases.json there")
+    return folder, json.loads(path.read_text())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`backbone_case` = (published name, tag); `model_case`, `training_case` = file name."""
+    _, cases = _read_cases(metafunc.config)
+    tags = [(name, tag) for name, case in cases.get("backbones", {}).items() for tag in case]
+    if "backbone_case" in metafunc.fixturenames:
+        metafunc.parametrize("backbone_case", tags, ids=["-".join(tag) for tag in tags])
+    for fixture, part in (("model_case", "models"), ("training_case", "training")):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, list(cases.get(part, {})))
+
+
+@pytest.fixture(scope="session")
+def golden_dir(pytestconfig: pytest.Config) -> Path:
+    return _read_cases(pytestconfig)[0]
+
+
+@pytest.fixture(scope="session")
+def cases(pytestconfig: pytest.Config) -> Cases:
+    return _read_cases(pytestconfig)[1]
+
+
+@pytest.fixture(scope="session")
+def golden(golden_dir: Path) -> Callable[[str], dict[str, Entry]]:
+    """`golden("mod_mso")["out"]`: entries of one npz; skips where the folder does not have it."""
+
+    def read(name: str) -> dict[str, Entry]:
+        path = golden_dir / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"{golden_dir} has no {path.name}")
+        return read_fixture(path)
+
+    return read
