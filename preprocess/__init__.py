@@ -1,0 +1,1 @@
+"""From official data sets on disk to shards."""

@@ -1,17 +1,19 @@
 """Scenes of moving coloured shapes, the expressions that single one out, and their drawing.
 
-A scene is drawn so that language is needed: shapes come as twins (equal in look) or share colour or kind,
-and an expression is kept only if it is true of exactly one shape. Its kind says what it takes:
+A scene is drawn so that language is needed: shapes come as twins (equal in look) or share
+colour or kind, and an expression is kept only if it is true of exactly one shape. Its kind says
+what it takes:
 
 - ``appearance``: size, colour and shape words alone name one shape;
-- ``side``: without "on the left" (right, top, bottom) two shapes would fit; the order along that axis
-  holds with a margin in every frame;
+- ``side``: without "on the left" (right, top, bottom) two shapes would fit; the order along
+  that axis holds with a margin in every frame;
 - ``motion``: without "moving left" (right, up, down, "that stays still") two shapes would fit.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import compress, product
+from operator import ne
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,7 @@ COLOURS = {
     "yellow": (232, 206, 48),
     "purple": (150, 52, 190),
 }
-# Half-planes at equal angles: a convex shape is where all of them hold. The factor is the distance of the
-# edges from the centre for a unit radius, chosen so that the kinds have about equal areas.
+# Number of edges, and their distance from the centre over the radius: about equal areas.
 SHAPES = {"circle": (0, 1.0), "square": (4, 0.886), "triangle": (3, 0.778)}
 SIZES = {"small": (0.062, 0.072), "large": (0.115, 0.132)}  # radius over the frame's side
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
@@ -36,6 +37,8 @@ KINDS = ("appearance", "side", "motion")
 SPEED = (5 / 160, 9 / 160)  # displacement a frame over the frame's side
 SIDE_MARGIN = 0.12  # over the frame's side
 STREAMS = {"train": 0, "valid": 1, "image": 2, "valid_image": 3}  # one random stream a split
+
+Look = tuple[str, str, str]  # size, colour, shape
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Shape:
     rgb: tuple[int, int, int]
 
     @property
-    def look(self) -> tuple[str, str, str]:
+    def look(self) -> Look:
         """The size, colour and shape words that fit."""
         return self.size, self.colour, self.shape
 
@@ -104,10 +107,8 @@ def _pick(rng: np.random.Generator, words: Iterable[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
 
-def _draw_looks(
-    rng: np.random.Generator, *, count: int, twins: float
-) -> list[tuple[str, str, str]]:
-    def draw() -> tuple[str, str, str]:
+def _draw_looks(rng: np.random.Generator, *, count: int, twins: float) -> list[Look]:
+    def draw() -> Look:
         return _pick(rng, SIZES), _pick(rng, COLOURS), _pick(rng, SHAPES)
 
     looks = [draw()]
@@ -124,12 +125,7 @@ def _draw_looks(
 
 
 def _draw_shape(
-    rng: np.random.Generator,
-    look: tuple[str, str, str],
-    taken: set[str],
-    *,
-    num_frames: int,
-    side: int,
+    rng: np.random.Generator, look: Look, taken: set[str], *, num_frames: int, side: int
 ) -> Shape:
     size, colour, shape = look
     free = [motion for motion in MOTIONS if motion not in taken] if num_frames > 1 else ["still"]
@@ -155,13 +151,13 @@ def _draw_shape(
 
 
 def _mostly_apart(scene: Scene) -> bool:
-    """Tell whether no pair is deep in each other in more than a quarter of the frames."""
+    """Tell whether no pair is deep in each other in more than two fifths of the frames."""
     centres = scene.centres()
     radii = np.array([shape.radius for shape in scene.shapes])
     first, second = np.triu_indices(len(radii), k=1)
     distance = np.linalg.norm(centres[first] - centres[second], axis=-1)
-    deep = distance < 0.75 * (radii[first] + radii[second])[:, None]
-    return bool((deep.mean(axis=1) <= 0.25).all())
+    deep = distance < 0.6 * (radii[first] + radii[second])[:, None]
+    return bool((deep.mean(axis=1) <= 0.4).all())
 
 
 @dataclass(frozen=True)
@@ -181,82 +177,98 @@ def draw_referrals(
     Args:
         rng: the scene's own generator.
         scene: what is referred to.
-        motion_share: probability of the kind motion where a shape can be told apart that way; the other
-            two kinds share the rest. A scene of one frame has no motion expressions.
+        motion_share: probability of the kind motion where a shape can be told apart that way; the
+            other two kinds share the rest. A scene of one frame has no motion expressions.
         per_shape: number of draws for each shape; equal texts count once.
     """
     found: dict[str, Referral] = {}
     for target in range(len(scene.shapes)):
-        options: dict[str, list[tuple[float, str]]] = {kind: [] for kind in KINDS}
-        for kind, weight, text in _true_of_one(rng, scene, target):
-            options[kind].append((weight, text))
+        options: dict[str, list[tuple[_Words, str]]] = {kind: [] for kind in KINDS}
+        for kind, words, tail in _true_of_one(scene, target):
+            options[kind].append((words, tail))
         for _ in range(per_shape):
-            still_kinds = ("appearance", "side") if rng.random() < 0.5 else ("side", "appearance")
-            wanted = ("motion", *still_kinds) if rng.random() < motion_share else still_kinds
-            kind = next((kind for kind in wanted if options[kind]), None)
-            if kind is None:
-                continue
-            weights = np.array([weight for weight, _ in options[kind]])
-            text = options[kind][rng.choice(len(weights), p=weights / weights.sum())][1]
-            found[text] = Referral(target, text, kind)
+            plain = ("appearance", "side") if rng.random() < 0.62 else ("side", "appearance")
+            wanted = ("motion", *plain) if rng.random() < motion_share else plain
+            kind = next((it for it in wanted if options[it]), "")
+            if kind:
+                weights = np.array([1 + 3 * words[2] for words, _ in options[kind]], np.float64)
+                words, tail = options[kind][rng.choice(len(weights), p=weights / weights.sum())]
+                text = _text(rng, scene.shapes[target], words, kind, tail)
+                found[text] = Referral(target, text, kind)
     return list(found.values())
 
 
-def _true_of_one(
-    rng: np.random.Generator, scene: Scene, target: int
-) -> Iterator[tuple[str, float, str]]:
-    """Yield (kind, weight, text) of every set of words that singles out the target."""
+_Words = tuple[bool, ...]  # whether size, colour and shape are said
+
+
+def _true_of_one(scene: Scene, target: int) -> Iterator[tuple[str, _Words, str]]:
+    """Yield (kind, words, side or motion) of all that singles out the target."""
     me = scene.shapes[target]
-    centres = scene.centres()
-    for with_size, with_colour, with_shape in product((True, False), repeat=3):
-        used = np.array((with_size, with_colour, with_shape))
-        fits = [
+    gaps = _side_gaps(scene, target)
+    for words in product((True, False), repeat=3):
+        rivals = [
             index
             for index, other in enumerate(scene.shapes)
-            if all(a == b for a, b, use in zip(me.look, other.look, used, strict=True) if use)
+            if index != target
+            and not any(compress(map(ne, me.look, other.look), words))  # no said word tells them
         ]
-        weight = (1.0 if with_size else 1.5) * (3.0 if with_shape else 1.0)
-        words = [_pick(rng, SIZE_WORDS[me.size])] if with_size else []
-        words += [me.colour] if with_colour else []
-        words += [me.shape if with_shape else _pick(rng, ANY_SHAPE)]
-        name = " ".join(words)
-        if len(fits) == 1:
-            article = "the " if rng.random() < 0.8 or not with_shape else ""
-            yield "appearance", weight, article + name
+        if not rivals:
+            yield "appearance", words, ""
             continue
-        others = [index for index in fits if index != target]
-        for side in SIDES:
-            if _is_on_side(centres, target, others, side, scene.side):
-                yield "side", weight, _side_text(rng, name, side)
-        if scene.num_frames > 1 and all(scene.shapes[i].motion != me.motion for i in others):
-            yield "motion", weight, _motion_text(rng, name, me.motion)
+        for side, gap in gaps.items():
+            if gap[rivals].min() >= SIDE_MARGIN * scene.side:
+                yield "side", words, side
+        if scene.num_frames > 1 and all(scene.shapes[i].motion != me.motion for i in rivals):
+            yield "motion", words, me.motion
 
 
-def _is_on_side(
-    centres: NDArray[np.float64], target: int, others: list[int], side: str, length: int
-) -> bool:
-    """Tell whether the target is first along the side's axis in every frame, by a margin."""
-    axis, sign = SIDES[side]
-    place = sign * (centres[..., axis] - length / 2)  # negative: in that half of the frame
-    gap = (place[others] - place[target]).min()
-    return bool(gap >= SIDE_MARGIN * length and place[target].mean() < 0)
+def _side_gaps(scene: Scene, target: int) -> dict[str, NDArray[np.float64]]:
+    """Measure how far a shape is ahead of the others toward each side, in the worst frame.
+
+    Returns:
+        for every side of the frame whose half the target is in, mostly: gaps [N] in pixels.
+    """
+    gaps = {}
+    centres = scene.centres()
+    for side, (axis, sign) in SIDES.items():
+        place = sign * centres[..., axis]
+        if place[target].mean() < sign * scene.side / 2:
+            gaps[side] = (place - place[target]).min(axis=1)
+    return gaps
 
 
-def _side_text(rng: np.random.Generator, name: str, side: str) -> str:
-    if side in ("left", "right"):
-        forms = ("the {} on the {}", "the {} on the {} side", "{} on the {}")
-    else:
-        forms = ("the {} at the {}", "the {} on the {}", "{} at the {}")
-    return _pick(rng, forms).format(name, side)
+_FORMS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("appearance", ""): ("the {}", "the {}", "the {}", "{}"),
+    **dict.fromkeys(
+        [("side", "left"), ("side", "right")],
+        ("the {} on the {}", "the {} on the {} side", "{} on the {}"),
+    ),
+    **dict.fromkeys(
+        [("side", "top"), ("side", "bottom")],
+        ("the {} at the {}", "the {} on the {}", "{} at the {}"),
+    ),
+    **dict.fromkeys(
+        [("motion", "left"), ("motion", "right")],
+        ("the {} moving {}", "the {} moving to the {}", "the {} going {}"),
+    ),
+    **dict.fromkeys(
+        [("motion", "up"), ("motion", "down")],
+        ("the {} moving {}", "the {} that moves {}", "the {} going {}"),
+    ),
+    ("motion", "still"): (
+        "the {} that stays still",
+        "the {} that is not moving",
+        "the {} standing still",
+    ),
+}
 
 
-def _motion_text(rng: np.random.Generator, name: str, motion: str) -> str:
-    forms = {
-        "left": ("the {} moving {}", "the {} moving to the {}", "the {} going {}"),
-        "up": ("the {} moving {}", "the {} that moves {}", "the {} going {}"),
-        "still": ("the {} that stays {}", "the {} that is not moving", "the {} standing {}"),
-    }[{"right": "left", "down": "up"}.get(motion, motion)]
-    return _pick(rng, forms).format(name, motion)
+def _text(rng: np.random.Generator, shape: Shape, words: _Words, kind: str, tail: str) -> str:
+    size, colour, noun = words
+    name = [_pick(rng, SIZE_WORDS[shape.size])] if size else []
+    name += [shape.colour] if colour else []
+    name += [shape.shape if noun else _pick(rng, ANY_SHAPE)]
+    return _pick(rng, _FORMS[kind, tail]).format(" ".join(name), tail)
 
 
 def render(scene: Scene) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -269,21 +281,20 @@ def render(scene: Scene) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     side, num_frames = scene.side, scene.num_frames
     ground = _draw_ground(rng, side)
     labels = np.zeros((num_frames, side, side), np.uint8)
-    noise = rng.integers(
-        -7, 8, (2 * side, 2 * side, 3), np.int8
-    )  # a frame's noise is a window of it
+    slack = 16  # the noise of a frame is a window of one larger picture
+    noise = _draw_noise(rng, (side + slack, side + slack, 3), 6)
     frames = np.empty((num_frames, side, side, 3), np.uint8)
     for frame, centres in enumerate(scene.centres().transpose(1, 0, 2)):
         picture = ground.copy()
         for index, (shape, centre) in enumerate(zip(scene.shapes, centres, strict=True)):
             _paint(picture, labels[frame], shape, centre, index + 1)
-        row, column = rng.integers(0, side, 2)
+        row, column = rng.integers(0, slack + 1, 2)
         picture += noise[row : row + side, column : column + side]
         frames[frame] = np.clip(picture, 0, 255, out=picture).astype(np.uint8)
     return frames, labels
 
 
-def _draw_ground(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
+def _draw_ground(rng: np.random.Generator, side: int) -> NDArray[np.int16]:
     """Return muted, blotchy, grainy ground [H, W, 3]."""
     cells = int(rng.integers(4, 12))
     blotches = rng.uniform(-28, 28, (cells, cells, 3)) + rng.uniform(85, 165, 3).mean()
@@ -291,12 +302,19 @@ def _draw_ground(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
     soft = Image.fromarray(np.clip(blotches, 0, 255).astype(np.uint8)).resize(
         (side, side), Image.Resampling.BICUBIC
     )
-    grain = rng.integers(-14, 15, (side, side, 1), np.int8)
-    return np.asarray(soft, np.float32) + grain
+    return np.asarray(soft, np.int16) + _draw_noise(rng, (side, side, 1), 10)
+
+
+def _draw_noise(
+    rng: np.random.Generator, shape: tuple[int, int, int], reach: int
+) -> NDArray[np.int8]:
+    """Return whole numbers around 0, from -reach to reach."""
+    raw = np.frombuffer(rng.bytes(int(np.prod(shape))), np.int8).reshape(shape)
+    return raw // np.int8(128 // reach)
 
 
 def _paint(
-    picture: NDArray[np.float32],
+    picture: NDArray[np.int16],
     labels: NDArray[np.uint8],
     shape: Shape,
     centre: NDArray[np.float64],
@@ -304,7 +322,8 @@ def _paint(
 ) -> None:
     """Blend one shape, darker at its rim, into a picture [H, W, 3] and its label map [H, W]."""
     side = len(labels)
-    reach = 1.7 * shape.radius + 1
+    edges, apothem = SHAPES[shape.shape]
+    reach = shape.radius * (apothem / np.cos(np.pi / edges) if edges else 1) + 1
     left, top = (max(int(c - reach), 0) for c in centre)
     right, bottom = (min(int(c + reach) + 1, side) for c in centre)
     x = np.arange(left, right, dtype=np.float32) + 0.5 - np.float32(centre[0])
@@ -313,14 +332,14 @@ def _paint(
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     light = (0.62 + 0.38 * np.clip(-0.5 * distance, 0, 1))[..., None]
     window = picture[top:bottom, left:right]
-    window += cover * (light * np.array(shape.rgb, np.float32) - window)
+    window[:] = window + cover * (light * np.array(shape.rgb, np.float32) - window)
     labels[top:bottom, left:right][distance < 0] = label
 
 
 def _signed_distance(
     kind: str, radius: float, x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the distance to a shape's outline, negative inside, for centred coordinates in pixels."""
+    """Return the distance to the outline, negative inside, for centred coordinates in pixels."""
     edges, apothem = SHAPES[kind]
     if edges == 0:
         return np.hypot(x, y) - np.float32(radius)

@@ -2,13 +2,14 @@
 
 Below the root:
 
-- ``refer_youtube_vos/``: train and valid videos in the Ref-YouTube-VOS layout. The valid split keeps its
-  ground truth (Annotations, meta.json, ``obj_id``), so it can be scored; its test list is empty.
-- ``coco/``: still images in the RefCOCO layout, ``train2014/``, ``refcoco/refs(unc).p`` (pickle protocol 0)
-  and ``refcoco/instances.json``; splits train and val.
+- ``refer_youtube_vos/``: train and valid videos in the Ref-YouTube-VOS layout. The valid split
+  keeps its ground truth (Annotations, meta.json, ``obj_id``), so it can be scored; its test list is
+  empty.
+- ``coco/``: still images in the RefCOCO layout, ``train2014/``, ``refcoco/refs(unc).p`` (pickle
+  protocol 0) and ``refcoco/instances.json``; splits train and val.
 
-Every expression also carries ``kind``: appearance, side or motion (see ``shapes``). Equal settings give
-byte-identical files, whatever the number of workers.
+Every expression also carries ``kind``: appearance, side or motion (see ``shapes``). Equal settings
+give byte-identical files, whatever the number of workers.
 """
 
 import json
@@ -59,7 +60,8 @@ class SyntheticSettings:
         side: height and width in pixels.
         seed: seed of everything.
         motion: share of the video expressions that need motion, about.
-        twins: probability that a further shape of a scene looks like an earlier one.
+        twins: probability that a further shape looks like an earlier one of its video; in images
+            half of it.
     """
 
     train_videos: int = 1500
@@ -79,6 +81,11 @@ class SyntheticSettings:
             raise ValueError(f"side is {self.side} pixels; shapes need at least 64: raise it")
         if min(self.num_frames, self.valid_frames) < 1:
             raise ValueError("a video needs at least one frame: raise num_frames, valid_frames")
+
+    @property
+    def total(self) -> int:
+        """Number of videos and images."""
+        return self.train_videos + self.valid_videos + self.images + self.valid_images
 
 
 def write_synthetic(
@@ -106,7 +113,10 @@ def write_synthetic(
     shutil.rmtree(partial_root, ignore_errors=True)
     for split in ("train", "valid"):
         _write_videos(partial_root / "refer_youtube_vos", split, settings, workers, progress)
-    _write_json(partial_root / "refer_youtube_vos/meta_expressions/test/meta_expressions.json", {})
+    _write_json(
+        partial_root / "refer_youtube_vos/meta_expressions/test/meta_expressions.json",
+        {"videos": {}},
+    )
     _write_images(partial_root / "coco", settings, workers, progress)
     for tree in ("refer_youtube_vos", "coco"):
         (partial_root / tree).rename(root / tree)
@@ -148,8 +158,9 @@ def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, li
     """
     rng = scene_generator(settings.seed, split, index)
     frames = {"train": settings.num_frames, "valid": settings.valid_frames}.get(split, 1)
+    twins = settings.twins if frames > 1 else settings.twins / 2  # a side is all that tells them
     while True:
-        scene = draw_scene(rng, num_frames=frames, side=settings.side, twins=settings.twins)
+        scene = draw_scene(rng, num_frames=frames, side=settings.side, twins=twins)
         referrals = draw_referrals(rng, scene, motion_share=settings.motion)
         if referrals:
             return scene, referrals
@@ -283,23 +294,17 @@ def _write_image(
             {
                 "shape": shape.shape,
                 "image_id": index + 1,
-                "segmentation": _runs(mask) if covered else [corners.round(2).ravel().tolist()],
+                "segmentation": (
+                    encoded | {"counts": encoded["counts"].decode()}
+                    if covered
+                    else [corners.round(2).ravel().tolist()]
+                ),
                 "area": float(mask.sum()),
                 "bbox": coco_mask.toBbox(encoded).tolist(),
                 "iscrowd": 0,
             }
         )
     return row, annotations, referrals
-
-
-def _runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return COCO's uncompressed run lengths of a mask [H, W]; they start with the ground."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [True]])
-    ends = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], ends, [mask.size]]))
-    while len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    return {"size": list(mask.shape), "counts": counts.tolist()}
 
 
 def _ref(
@@ -310,7 +315,7 @@ def _ref(
     annotation: dict[str, Any],
     referrals: list[Referral],
 ) -> dict[str, Any]:
-    """Return one row of refs(unc).p; its file name carries the annotation id, as the official one."""
+    """Return a row of refs(unc).p; the file name carries the annotation id, as officially."""
     sent_ids = [first_sentence + offset for offset in range(len(referrals))]
     stem = image["file_name"].removesuffix(".jpg")
     return {

@@ -1,0 +1,273 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg from the official files, or from the converted form.
+
+Below the root (or ``coco/`` in it): ``train2014/`` with the images and either
+``<name>/refs(unc).p`` (RefCOCOg: ``refs(umd).p``) beside ``<name>/instances.json``, or the
+converted ``instances_<name>_<split>.json``, in ``<name>/`` or beside it. The pickles come from the
+net: they are read by an unpickler that admits plain containers, numbers and strings only. A sample
+is an image with all objects that the split refers to; each sentence is an expression.
+"""
+
+import io
+import json
+import math
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pycocotools import mask as coco_mask
+
+from preprocess.source import (
+    Source,
+    expression,
+    file_size,
+    first_folder,
+    jpeg_size,
+    read_bytes,
+    read_json,
+)
+from shards.schema import Expression, Frame, Rle, ShardError, Video
+from shards.writer import Plan
+
+REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
+SPLITS = {
+    "refcoco": ("train", "val", "testA", "testB"),
+    "refcoco+": ("train", "val", "testA", "testB"),
+    "refcocog": ("train", "val", "test"),
+}
+PUBLISHED = {  # images, sentences
+    "refcoco": {
+        "train": (16994, 120624),
+        "val": (1500, 10834),
+        "testA": (750, 5657),
+        "testB": (750, 5095),
+    },
+    "refcoco+": {
+        "train": (16992, 120191),
+        "val": (1500, 10758),
+        "testA": (750, 5726),
+        "testB": (750, 4889),
+    },
+    "refcocog": {"train": (21899, 80512), "val": (1300, 4896), "test": (2600, 9602)},
+}
+_BROKEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class ReferredImage:
+    """An image and what is said about it.
+
+    Args:
+        file_name: name in the images' folder.
+        height: in pixels.
+        width: in pixels.
+        objects: annotation id to category.
+        outlines: annotation id to COCO's segmentation, as JSON: a tenth of the parsed size.
+        expressions: its sentences.
+    """
+
+    file_name: str
+    height: int
+    width: int
+    objects: Mapping[str, str]
+    outlines: Mapping[str, bytes]
+    expressions: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class ReferredImages:
+    """Images by key."""
+
+    dataset: str
+    split: str
+    folder: Path
+    images: Mapping[str, ReferredImage]
+
+    def read(self, key: str) -> Video:
+        """Read an image as a video of one frame.
+
+        Raises:
+            ShardError: the image is missing or broken, or a mask cannot be drawn.
+        """
+        it = self.images[key]
+        path = self.folder / it.file_name
+        image = read_bytes(path)
+        size = jpeg_size(image, path, (it.height, it.width))
+        masks = {name: _mask(name, outline, size) for name, outline in it.outlines.items()}
+        return Video(
+            key=key,
+            dataset=self.dataset,
+            split=self.split,
+            video_id=str(int(key)),
+            height=it.height,
+            width=it.width,
+            frames=[Frame(name=path.stem, image=image, extension="jpg", masks=masks)],
+            objects=it.objects,
+            expressions=it.expressions,
+        )
+
+
+def open_refcoco(root: Path, name: str, split: str, *, dataset: str = "") -> Source:
+    """List a split.
+
+    Args:
+        root: the folder that holds ``train2014``, or the one above, where it is called ``coco``.
+        name: ``refcoco``, ``refcoco+`` or ``refcocog``.
+        split: one of the data set's splits.
+        dataset: name to give; for another data set in this layout.
+
+    Raises:
+        ShardError: a file is missing or broken.
+    """
+    folder = first_folder("COCO images", root / "train2014", root / "coco/train2014")
+    base = folder.parent
+    converted = f"instances_{name}_{split}.json"
+    found = [path for path in (base / name / converted, base / converted) if path.exists()]
+    if (base / name / REFS[name]).exists() or not found:
+        images = _official(base / name / REFS[name], base / name / "instances.json", split)
+    else:
+        images = _converted(found[0])
+    reader = ReferredImages(dataset or name.replace("+", "-plus"), split, folder, images)
+    return Source(
+        dataset=reader.dataset,
+        split=split,
+        plans=tuple(Plan(key, file_size(folder / it.file_name)) for key, it in images.items()),
+        read=reader.read,
+        num_expressions=sum(len(it.expressions) for it in images.values()),
+        published=(None, None) if dataset else PUBLISHED[name][split],
+    )
+
+
+# a sentence: its image's row, annotation id, category, outline as JSON, the expression
+_Row = tuple[Mapping[str, Any], str, str, bytes, Expression]
+
+
+def _gather(image_id: str, rows: Iterable[_Row]) -> dict[str, ReferredImage]:
+    """Group sentences by image, in the order of first sight; ``image_id`` is its column."""
+    groups: dict[str, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(f"{row[0][image_id]:012d}", []).append(row)
+    return {
+        key: ReferredImage(
+            file_name=_plain(group[0][0]["file_name"]),  # in refs it carries an annotation's id
+            height=int(group[0][0]["height"]),
+            width=int(group[0][0]["width"]),
+            objects={object_id: category for _, object_id, category, _, _ in group},
+            outlines={object_id: outline for _, object_id, _, outline, _ in group},
+            expressions=tuple(row[-1] for row in group),
+        )
+        for key, group in groups.items()
+    }
+
+
+def _official(refs_path: Path, instances_path: Path, split: str) -> dict[str, ReferredImage]:
+    refs, instances = read_plain_pickle(refs_path), read_json(instances_path)
+
+    def rows() -> Iterator[_Row]:
+        images = {it["id"]: it for it in instances["images"]}
+        annotations = {it["id"]: it for it in instances["annotations"]}
+        categories = {it["id"]: it["name"] for it in instances["categories"]}
+        for ref in refs:
+            if ref["split"] == split:
+                object_id, category = str(ref["ann_id"]), categories[ref["category_id"]]
+                outline = json.dumps(annotations[ref["ann_id"]]["segmentation"]).encode()
+                for it in ref["sentences"]:
+                    said = expression(it["sent_id"], it["sent"], object_id, it.get("kind", ""))
+                    yield images[ref["image_id"]], object_id, category, outline, said
+
+    try:
+        return _gather("id", rows())
+    except _BROKEN as error:
+        raise ShardError(
+            f"{refs_path} and {instances_path} are not in the official form or not of one "
+            f"download ({type(error).__name__}: {error}); download both again"
+        ) from error
+
+
+def _converted(path: Path) -> dict[str, ReferredImage]:
+    content = read_json(path)
+
+    def rows() -> Iterator[_Row]:
+        annotations = {it["image_id"]: it for it in content["annotations"]}
+        categories = {it["id"]: it["name"] for it in content.get("categories", ())}
+        for image in content["images"]:
+            annotation = annotations[image["id"]]
+            object_id = str(annotation["original_id"])
+            category = categories.get(annotation["category_id"], "")
+            outline = json.dumps(annotation["segmentation"]).encode()
+            said = expression(image["id"], image["caption"], object_id)
+            yield image, object_id, category, outline, said
+
+    try:
+        return _gather("original_id", rows())
+    except _BROKEN as error:
+        raise ShardError(
+            f"{path} is not in the converted form ({type(error).__name__}: {error}); "
+            f"convert again, or give the official files"
+        ) from error
+
+
+def _plain(file_name: str) -> str:
+    """Refuse a file name that leads out of the images' folder."""
+    if Path(file_name).name != file_name:
+        raise ValueError(f"{file_name!r} is no plain file name")
+    return file_name
+
+
+def _mask(name: str, outline: bytes, size: tuple[int, int]) -> Rle:
+    """Draw polygons or run lengths in COCO's form as a mask of ``size`` (height, width)."""
+    height, width = size
+    segmentation = json.loads(outline)
+    try:
+        if isinstance(segmentation, dict):
+            if list(segmentation["size"]) != [height, width]:
+                raise ValueError(f"its size is {segmentation['size']}")
+            if isinstance(segmentation["counts"], str):
+                return Rle(height, width, segmentation["counts"].encode("ascii"))
+            if sum(segmentation["counts"]) != height * width or min(segmentation["counts"]) < 0:
+                raise ValueError("its run lengths do not fill the image")
+            merged = coco_mask.frPyObjects(segmentation, height, width)
+        else:
+            polygons = [_polygon(it, 2 * max(size)) for it in segmentation if len(it) >= 6]
+            merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    except _BROKEN as error:
+        raise ShardError(
+            f"annotation {name}: its segmentation cannot be drawn on {height}x{width} pixels "
+            f"({error}); download instances.json again"
+        ) from error
+    return Rle(height, width, bytes(merged["counts"]))
+
+
+def _polygon(corners: list[float], limit: float) -> list[float]:
+    if len(corners) % 2 or not all(
+        math.isfinite(value) and abs(value) <= limit for value in corners
+    ):
+        raise ValueError("a polygon's corner is no point near the image")
+    return corners
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits plain containers, numbers and strings: nothing that has to be imported."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which plain data never does")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Return what a pickle of plain containers, numbers and strings holds; run nothing of it.
+
+    Raises:
+        ShardError: it is missing, broken, or holds anything else.
+    """
+    content = read_bytes(path)
+    try:
+        try:
+            return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
+        except UnicodeDecodeError:  # byte strings of Python 2
+            return _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()
+    except (*_BROKEN, pickle.UnpicklingError, EOFError, ImportError, MemoryError) as error:
+        raise ShardError(
+            f"{path} is no pickle of plain data ({error}); nothing of it was run: "
+            f"download it again from the official place"
+        ) from error

@@ -1,0 +1,63 @@
+"""Small files and checks for the readers' tests."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from preprocess.source import Source
+from shards.schema import BoolArray, Video, decode_mask
+
+
+def jpeg(height: int, width: int, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write(path: Path, content: object) -> Path:
+    """Write bytes, text, a label map [H, W] as palette PNG, or anything else as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        path.write_text(content)
+    elif isinstance(content, np.ndarray):
+        picture = Image.fromarray(content.astype(np.uint8)).convert("L")
+        picture.putpalette(bytes(range(256)) * 3)
+        picture.save(path)
+    else:
+        path.write_text(json.dumps(content))
+    return path
+
+
+def labels_of(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def masks_of(source: Source, key: str) -> list[dict[str, BoolArray] | None]:
+    return decoded(source.read(key))
+
+
+def decoded(video: Video) -> list[dict[str, BoolArray] | None]:
+    return [
+        None if frame.masks is None else {name: decode_mask(it) for name, it in frame.masks.items()}
+        for frame in video.frames
+    ]
+
+
+def check_round_trip(video: Video, images: Path, labels: Path) -> None:
+    """Check that a video has its files' own bytes, and masks that are its label maps."""
+    assert len(video.frames) == len(list(images.glob("*.jpg")))
+    for frame, masks in zip(video.frames, decoded(video), strict=True):
+        assert frame.image == (images / f"{frame.name}.jpg").read_bytes()
+        assert masks is not None
+        expected = labels_of(labels / f"{frame.name}.png")
+        assert expected.shape == (video.height, video.width)
+        assert set(masks) == {str(it) for it in np.flatnonzero(np.bincount(expected.ravel())) if it}
+        assert set(masks) <= set(video.objects)
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(mask, expected == int(name))
