@@ -52,14 +52,15 @@ class ClipSampling:
     """How clips are cut from videos.
 
     Attributes:
-        anchors: Frames to make clips around. "every": 0, T, 2T, ..; "annotated": the annotated frames that show the
-            object; "first": the first frame alone.
-        frames: The other frames of a clip. "spread": one near the anchor on each side, the rest from the whole video;
-            "window": evenly spaced, the anchor among them, so that order and speed of motion stay true;
-            "middle": successive frames, the anchor in their middle, without randomness.
-        reach: How far from the anchor the near frames are ("spread"), or the largest spacing ("window"), in frames.
-        reverse: Probability that the clip runs backwards; keep 0 where expressions tell motion.
-        alone: With T = 1 take the anchor; otherwise the first of the sorted frames, as published for DAVIS and A2D.
+        anchors: Frames to make clips around. "every": 0, T, 2T, ..; "annotated": the annotated
+            frames that show the object; "first": the first frame alone.
+        frames: The other frames of a clip. "spread": one near the anchor on each side, the rest
+            from the whole video; "window": evenly spaced, so that motion stays true; "middle":
+            successive, with the anchor in the middle and without randomness.
+        reach: Largest distance of the near frames of "spread", largest spacing of "window".
+        reverse: Probability that a clip runs backwards; keep 0 where expressions tell motion.
+        alone: With T = 1 take the anchor; else, as published for DAVIS and A2D, the first of the
+            sorted frames.
     """
 
     anchors: Literal["every", "annotated", "first"] = "every"
@@ -94,7 +95,9 @@ class ClipSampling:
         return cls(frames="window", reach=2)
 
 
-def clip_frames(sampling: ClipSampling, length: int, anchor: int, num_frames: int, draws: ClipDraws) -> list[int]:
+def clip_frames(
+    sampling: ClipSampling, length: int, anchor: int, num_frames: int, draws: ClipDraws
+) -> list[int]:
     """Choose the frames of one clip.
 
     Args:
@@ -137,19 +140,25 @@ def _spread(length: int, anchor: int, num_frames: int, reach: int, draws: ClipDr
         elif length >= missing:
             chosen += draws.sample(range(length), missing)
         else:
-            chosen += [*range(length), *draws.sample(range(length), missing - length)]
+            whole, rest = divmod(missing, length)
+            chosen += [*range(length)] * whole + draws.sample(range(length), rest)
     return sorted(chosen)[:num_frames]
 
 
 def _window(length: int, anchor: int, num_frames: int, reach: int, draws: ClipDraws) -> list[int]:
-    """Evenly spaced frames with the anchor among them, inside the video; repeats the last of a short video."""
-    if num_frames >= length:
+    """Evenly spaced frames with the anchor among them; a short video repeats its last frame."""
+    span = num_frames - 1
+    fits: dict[int, list[int]] = {}
+    for spacing in range(1, reach + 1):
+        for start in range(anchor - spacing * span, anchor + 1, spacing):
+            if start >= 0 and start + spacing * span < length:
+                fits.setdefault(spacing, []).append(start)
+    if not fits:
         return [min(i, length - 1) for i in range(num_frames)]
-    spacing = draws.integer(1, min(reach, (length - 1) // (num_frames - 1))) if num_frames > 1 else 1
-    start = anchor - spacing * draws.integer(0, num_frames - 1)
-    span = spacing * (num_frames - 1)
-    start = min(max(start, 0), length - 1 - span)
-    return list(range(start, start + span + 1, spacing))
+    spacings = list(fits)
+    spacing = spacings[draws.integer(0, len(spacings) - 1)]
+    start = fits[spacing][draws.integer(0, len(fits[spacing]) - 1)]
+    return [start + spacing * i for i in range(num_frames)]
 
 
 def list_items(
@@ -168,7 +177,9 @@ def list_items(
         length = len(video.annotated)
         for which, expression in enumerate(video.expressions):
             views = [video.visible[name] for name in expression.objects if name in video.visible]
-            seen = np.logical_or.reduce(views) & video.annotated if views else np.zeros(length, bool)
+            seen = (
+                np.logical_or.reduce(views) & video.annotated if views else np.zeros(length, bool)
+            )
             if not seen.any():
                 continue
             if sampling.anchors == "annotated":

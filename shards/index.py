@@ -1,52 +1,244 @@
-"""INTERFACE ONLY FOR NOW (S1 fills it in): what `ShardSet` will offer."""
+"""`ShardSet`: a committed set of shards, and any frames of any of its videos, each by its range."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain, zip_longest
+from typing import Any, overload
 
-import numpy as np
-import numpy.typing as npt
+import google_crc32c
 
-from shards.schema import BoolArray, Expression, Frame, Video
+from shards.columns import Columns, VideoRow
+from shards.manifest import Manifest, ShardRecord
+from shards.schema import (
+    Frame,
+    ShardError,
+    Video,
+    decode_masks,
+    decode_sample,
+    image_suffix,
+    masks_suffix,
+)
+from shards.storage import Storage
+
+__all__ = ["ShardSet", "VideoRow", "open_stream"]
+
+_BLOCK = 1024
+_BESIDE = 4096  # bytes that header and padding may put between neighbours
 
 
-@dataclass(frozen=True, eq=False)
-class VideoRow:
-    """One video as the index knows it; arrays have one entry a frame, [F]."""
+class Rows(Sequence[VideoRow]):
+    """The videos of a set; a row is made when asked for and not kept, walking them all is cheap."""
 
-    key: str
-    video_id: str
-    height: int
-    width: int
-    frame_names: tuple[str, ...]
-    annotated: BoolArray
-    objects: Mapping[str, str]
-    expressions: tuple[Expression, ...]
-    visible: Mapping[str, BoolArray]
-    shard: int  # position in manifest.shards; then per-member offset/size/crc32c arrays
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    @overload
+    def __getitem__(self, video: int) -> VideoRow: ...
+    @overload
+    def __getitem__(self, video: slice) -> Sequence[VideoRow]: ...
+    def __getitem__(self, video: int | slice) -> VideoRow | Sequence[VideoRow]:
+        """A row, or the rows of a slice."""
+        chosen = range(len(self))[video]
+        if isinstance(chosen, range):
+            return [self[it] for it in chosen]
+        return next(self._columns.rows(chosen, chosen + 1))
+
+    def __iter__(self) -> Iterator[VideoRow]:
+        """All rows, made in blocks."""
+        for start in range(0, len(self), _BLOCK):
+            yield from self._columns.rows(start, min(start + _BLOCK, len(self)))
 
 
 class ShardSet:
+    """A committed set of shards; made by `ShardSet.open`, safe between threads, pickled by address.
+
+    Attributes:
+        url: Address of the folder.
+        manifest: What the set holds.
+        hash: SHA-256 of the manifest.
+        storage: Where it lives, and what was fetched from there.
+        videos: A row for each video, in the order of the shards.
+        num_frames: `[N]`, a video each.
+        num_expressions: `[N]`.
+        shard_of: `[N]`, position of each video's shard in `manifest.shards`; never falls.
+    """
+
+    def __init__(
+        self, storage: Storage, manifest: Manifest, columns: Columns, *, gap: int | None = None
+    ) -> None:
+        self.url = storage.url
+        self.storage = storage
+        self.manifest = manifest
+        self.hash = manifest.hash
+        self._columns = columns
+        self._gap = gap
+        self.videos: Sequence[VideoRow] = Rows(columns)
+        self.num_frames = columns.num_frames
+        self.num_expressions = columns.num_expressions
+        self.shard_of = columns.shard
+
     @classmethod
-    def open(cls, url: str, *, gap: int | None = None, check_shards: bool = True) -> ShardSet: ...
+    def open(cls, url: str, *, gap: int | None = None, check_shards: bool = True) -> ShardSet:
+        """Open a set.
 
-    url: str
-    manifest: Any  # Manifest: dataset, split, settings, counts, shards, hash
-    hash: str  # = manifest.hash
-    num_frames: npt.NDArray[np.int32]  # [N], a video each
-    num_expressions: npt.NDArray[np.int32]  # [N]
-    shard_of: npt.NDArray[np.int32]  # [N]; videos are in shard order, so this never falls
+        Args:
+            url: Folder or URL prefix.
+            gap: Frames so many bytes apart, or fewer, come in one request; None: if a frame or
+                less lies between them, and in a local folder only neighbours.
+            check_shards: Ask for the size of each shard, so that a missing or shortened one is
+                found now.
 
-    def __len__(self) -> int: ...  # number of videos N
+        Raises:
+            ShardError: If there is no manifest, it is of another format version, or an index or a
+                shard is missing or not the one the manifest tells of.
+        """
+        storage = Storage(url)
+        manifest = Manifest.load(storage)
 
-    @property
-    def videos(self) -> Sequence[VideoRow]: ...  # row made on access (about 50 us), not kept
+        def load(shard: ShardRecord) -> bytes:
+            if check_shards and (size := storage.size(shard.name)) != shard.bytes:
+                raise _damaged(storage, shard.name, f"{size} bytes, should be {shard.bytes}")
+            data = storage.get(shard.index)
+            if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+                raise _damaged(storage, shard.index, "not the index the manifest tells of")
+            return data
 
-    def read(self, video: int, frames: Sequence[int]) -> list[Frame]: ...  # repeats and any order allowed; thread-safe
+        with ThreadPoolExecutor(8) as pool:
+            columns = Columns(list(pool.map(load, manifest.shards)))
+        return cls(storage, manifest, columns, gap=gap)
 
-    def video(self, video: int) -> Video: ...  # whole video in one range
+    def __len__(self) -> int:
+        """Number of videos."""
+        return len(self._columns)
 
-    def sequential(self, shards: Sequence[int] | None = None) -> Iterator[Video]: ...
-    # picklable (spawn): re-opens its storage by url
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by address."""
+        return partial(ShardSet.open, gap=self._gap, check_shards=False), (self.url,)
+
+    def read(self, video: int, frames: Sequence[int]) -> list[Frame]:
+        """Some frames of a video.
+
+        Args:
+            video: Its number.
+            frames: Their positions, in any order; repeats are fetched once.
+
+        Raises:
+            ShardError: If the shard is missing or cut short, or a member is damaged.
+        """
+        return self._read(self.videos[video], frames)
+
+    def video(self, video: int) -> Video:
+        """A whole video, in one range."""
+        row = self.videos[video]
+        return Video(
+            key=row.key,
+            dataset=self.manifest.dataset,
+            split=self.manifest.split,
+            video_id=row.video_id,
+            height=row.height,
+            width=row.width,
+            frames=self._read(row, range(len(row.frame_names))),
+            objects=row.objects,
+            expressions=row.expressions,
+        )
+
+    def _read(self, row: VideoRow, frames: Sequence[int]) -> list[Frame]:
+        wanted = sorted(set(frames))
+        spans = [row.spans(frame) for frame in wanted]
+        shard, gap = self.manifest.shards[row.shard].name, self._gap
+        if gap is None:
+            gap = _BESIDE if self.storage.local else _BESIDE + int(1.2 * row.images[1].mean())
+        try:
+            data = iter(self.storage.fetch(shard, list(chain(*spans)), gap))
+            made = {}
+            for frame in wanted:
+                image = next(data)
+                masks = (
+                    decode_masks(next(data), row.height, row.width)
+                    if row.annotated[frame]
+                    else None
+                )
+                extension: Any = row.extensions[frame]
+                made[frame] = Frame(row.frame_names[frame], image, extension, masks)
+        except ShardError as error:
+            raise ShardError(f"video {row.key}: {error}") from None
+        return [made[frame] for frame in frames]
+
+    def sequential(self, shards: Sequence[int] | None = None) -> Iterator[Video]:
+        """Whole videos in the order of the shards, through `webdataset.WebDataset`.
+
+        Args:
+            shards: Positions in `manifest.shards`, ascending; None: all.
+
+        Raises:
+            ShardError: If a shard is missing or cut short, or a member is damaged; a video is given
+                whole or not at all.
+        """
+        chosen = sorted(range(len(self.manifest.shards)) if shards is None else set(shards))
+        rows = (row for row in self.videos if row.shard in chosen)
+        names = [self.manifest.shards[it].name for it in chosen]
+        for row, sample in zip_longest(rows, self._samples(names)):
+            yield self._checked(row, sample)
+
+    def _samples(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Samples as webdataset groups them; what it raises becomes a ShardError with the shard."""
+        from webdataset import WebDataset
+
+        register_scheme()
+        try:
+            yield from WebDataset(
+                [f"{_SCHEME}:{self.url}/{name}" for name in names],
+                shardshuffle=False,
+                nodesplitter=None,
+                workersplitter=None,
+                empty_check=False,
+            )
+        except ShardError as error:
+            raise ShardError(error.args[0]) from None  # webdataset appends its own arguments
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            place = str(error.args[-1]).rpartition("/")[2] if error.args else ""
+            raise _damaged(self.storage, place, f"cut short ({type(error).__name__})") from None
+
+    def _checked(self, row: VideoRow | None, sample: dict[str, Any] | None) -> Video:
+        """The video of a sample, after its members were compared with the index."""
+        if row is None or sample is None or row.key != sample["__key__"]:
+            place = self.manifest.shards[row.shard if row else -1].name
+            raise _damaged(self.storage, place, "other videos than its index tells of")
+        spans = {"json": row.head}
+        for position in range(len(row.frame_names)):
+            image, *masks = row.spans(position)
+            spans[image_suffix(position, row.extensions[position])] = image
+            spans |= {masks_suffix(position): it for it in masks}
+        for suffix, span in spans.items():
+            if suffix not in sample or google_crc32c.value(sample[suffix]) != span.crc32c:
+                place = f"{self.manifest.shards[row.shard].name}: {row.key}.{suffix}"
+                raise _damaged(self.storage, place, "missing or changed")
+        return decode_sample(sample)
+
+
+_SCHEME = "shards"
+
+
+def open_stream(address: str, mode: str = "rb", bufsize: int = 8192) -> Any:
+    """Open "shards:URL/NAME.tar" for webdataset, through `shards.storage`."""
+    folder, _, name = address.removeprefix(f"{_SCHEME}:").rpartition("/")
+    return Storage(folder).stream(name)
+
+
+def register_scheme() -> None:
+    """Let `webdataset.WebDataset("shards:URL/NAME.tar")` read from wherever shards may live."""
+    from webdataset.gopen import gopen_schemes
+
+    gopen_schemes[_SCHEME] = open_stream
+
+
+def _damaged(storage: Storage, name: str, what: str) -> ShardError:
+    return ShardError(f"{storage}/{name}: {what}; copy it again or build it again")

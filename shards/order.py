@@ -1,7 +1,8 @@
 """The order of an epoch as a pure function, and the random streams that belong to its positions.
 
-Nothing is stored and nothing is streamed: which item stands at a position follows from the seed, the epoch and the
-position alone, and so does every number drawn for it. Ranks, workers and restarts therefore cannot change a clip.
+Nothing is stored and nothing is streamed: which item stands at a position follows from the seed,
+the epoch and the position alone, and so does every number drawn for it. Ranks, workers and restarts
+therefore cannot change a clip.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 ORDER, CLIP, AUGMENTATION, REPLACEMENT = range(4)
-_SPREAD = 64  # positions in a row that a video should not own more of than in a full permutation
+_NEAR = 32  # positions: neighbours may meet in one batch
+_TRIES = 8
 
 
 class Draws:
@@ -35,7 +37,10 @@ class Draws:
         attempt: 0, or the number of the replacement of this position's item.
     """
 
-    def __init__(self, seed: int, purpose: int, epoch: int, position: int = 0, attempt: int = 0) -> None:
+    def __init__(
+        self, seed: int, purpose: int, epoch: int, position: int = 0, attempt: int = 0
+    ) -> None:
+        """Start the stream at its beginning."""
         key = np.array([seed % 2**64, purpose], np.uint64)
         counter = np.array([0, attempt, position, epoch], np.uint64)
         self._bits = np.random.Philox(key=key, counter=counter)
@@ -93,8 +98,8 @@ class Items:
 def quotas(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
     """How many clips of each set an epoch takes.
 
-    An epoch is as long as all sets together. Without weights each item comes once an epoch; with them a set's items come
-    in their own permutations one after another, so that over the epochs none is favoured.
+    An epoch is as long as all sets together. Without weights each item comes once an epoch; with
+    weights a set's permutations follow one another, so that over the epochs no item is favoured.
 
     Args:
         sizes: Items of each set.
@@ -106,7 +111,9 @@ def quotas(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
     if weights is None:
         return list(sizes)
     if len(weights) != len(sizes) or min(weights) < 0 or sum(weights) <= 0:
-        raise ValueError(f"{len(sizes)} shard sets need as many weights >= 0, not all 0; got {list(weights)}")
+        raise ValueError(
+            f"{len(sizes)} shard sets need as many weights >= 0, not all 0; got {list(weights)}"
+        )
     ends = np.round(np.cumsum(weights) / sum(weights) * sum(sizes)).astype(int)
     return [int(q) for q in np.diff(ends, prepend=0)]
 
@@ -121,7 +128,7 @@ def epoch_order(
         takes: Clips of each set an epoch, from `quotas`.
         seed: Of the run.
         epoch: Counted from 0.
-        block_shards: Shards of a set that are read at a time, which keeps reads local; 0: no blocks, a full permutation.
+        block_shards: Shards of a set that are read at a time, which keeps reads local; 0: all.
 
     Returns:
         Set `[N]` and item within the set `[N]` of every position, N the sum of `takes`.
@@ -136,13 +143,17 @@ def epoch_order(
     return which, item
 
 
-def _set_order(items: Items, take: int, seed: int, epoch: int, number: int, block_shards: int) -> Ints:
+def _set_order(
+    items: Items, take: int, seed: int, epoch: int, number: int, block_shards: int
+) -> Ints:
     """The next `take` items of a set: a window on its endless row of permutations."""
     if take == 0:
         return np.empty(0, np.int64)
     first, last = epoch * take, (epoch + 1) * take - 1
     rounds = range(first // len(items), last // len(items) + 1)
-    row = np.concatenate([_permute(items, Draws(seed, ORDER, r, number), block_shards) for r in rounds])
+    row = np.concatenate(
+        [_permute(items, Draws(seed, ORDER, r, number), block_shards) for r in rounds]
+    )
     start = first - rounds[0] * len(items)
     return row[start : start + take]
 
@@ -164,10 +175,10 @@ def _permute(items: Items, draws: Draws, block_shards: int) -> Ints:
 
 
 def _spread(videos: Ints, share: float, draws: Draws) -> Ints:
-    """Thin out neighbours of one video in a block, to the number that a full permutation would have.
+    """Thin out neighbours of one video in a block to their number in a full permutation.
 
-    A block holds `share` of the items but all of its videos, so two items of a video meet 1 / share times too often. A
-    later item of a video within a chunk of positions stays with probability `share`, else changes places at random.
+    A block holds all items of its videos, so two of a video meet 1 / share times too often. Such
+    items change places with others of the block, where neither meets its video, until enough did.
 
     Args:
         videos: `[n]` video of each position of the block.
@@ -177,19 +188,29 @@ def _spread(videos: Ints, share: float, draws: Draws) -> Ints:
     Returns:
         `[n]` which position to take each from.
     """
-    order = np.arange(len(videos))
-    chunk = np.arange(len(videos)) // _SPREAD
-    for _ in range(3):
-        mark = chunk * (int(videos.max()) + 1) + videos[order]
-        _, first = np.unique(mark, return_index=True)
-        repeated = np.ones(len(videos), bool)
-        repeated[first] = False
-        for position in np.flatnonzero(repeated):
-            if not draws.chance(share):
-                other = draws.integer(0, len(videos) - 1)
-                order[position], order[other] = order[other], order[position]
-        share = 1.0 - (1.0 - share) * 0.1  # what a move itself brought together is rare: mostly leave it
-    return order
+    placed, source = videos.copy(), np.arange(len(videos))
+
+    def meets(video: int, position: int) -> int:
+        near = placed[max(0, position - _NEAR) : position + _NEAR + 1]
+        return int((near == video).sum())
+
+    distances = range(1, min(_NEAR, len(videos) - 1) + 1)
+    met = [np.flatnonzero(videos[d:] == videos[:-d]) + d for d in distances]
+    pairs = sum(len(positions) for positions in met)
+    excess = pairs - round(share * pairs)
+    crowded = np.unique(np.concatenate(met)) if met else source[:0]
+    for here in crowded[draws.permutation(len(crowded))]:
+        if excess <= 0:
+            break
+        for _ in range(_TRIES):
+            there = draws.integer(0, len(videos) - 1)
+            if meets(placed[here], there) or meets(placed[there], here):
+                continue
+            excess -= meets(placed[here], here) + meets(placed[there], there) - 2
+            for array in (placed, source):
+                array[[here, there]] = array[[there, here]]
+            break
+    return source
 
 
 def rank_slots(position: int, batch_size: int, rank: int, world_size: int) -> range:
@@ -206,8 +227,8 @@ def rank_slots(position: int, batch_size: int, rank: int, world_size: int) -> ra
     """
     if batch_size % world_size or not 0 <= rank < world_size:
         raise ValueError(
-            f"a global batch of {batch_size} cannot be shared by {world_size} processes (this is rank {rank}); "
-            "choose a batch size they divide"
+            f"a global batch of {batch_size} cannot be shared by {world_size} processes (this is "
+            f"rank {rank}); choose a batch size that they divide"
         )
     share = batch_size // world_size
     return range(position + rank * share, position + (rank + 1) * share)
@@ -218,13 +239,15 @@ class State:
     """Where a stream stands; small, plain, and tied to the data and settings it was made with.
 
     Attributes:
-        fingerprint: Of the manifests and of everything else that shapes the stream.
+        manifests: Hash of all manifests.
+        settings: Hash of the settings that shape the stream.
         seed: Of the run.
         epoch: Counted from 0.
         position: The next one to deliver.
     """
 
-    fingerprint: str
+    manifests: str
+    settings: str
     seed: int
     epoch: int
     position: int
@@ -239,12 +262,13 @@ class State:
         try:
             state = cls(**saved)
         except TypeError as error:
-            raise ShardError(f"this is not a loader's state ({error}); start without --resume") from None
-        if state.fingerprint != current.fingerprint:
-            raise ShardError(
-                "the saved state belongs to other shards (changed manifest) or other sampling settings; "
-                "give the same ones, or start anew"
-            )
-        if state.seed != current.seed:
-            raise ShardError(f"the saved state has seed {state.seed}, this loader {current.seed}; use the same")
+            raise ShardError(f"this is not the state of a loader ({error}); start anew") from None
+        reasons = {
+            "manifests": "is of other shards (a manifest changed); use those, or start anew",
+            "settings": "is of other sampling settings; use those, or start anew",
+            "seed": f"has the seed {state.seed}, this loader {current.seed}; use the same",
+        }
+        for name, reason in reasons.items():
+            if getattr(state, name) != getattr(current, name):
+                raise ShardError(f"the saved state {reason}")
         return state

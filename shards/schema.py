@@ -6,21 +6,23 @@ JSON inside them; `docs/shard_format.md` says the same in words.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 FORMAT_VERSION = 1
 MAX_FRAMES = 1_000_000
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-_MAGIC = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
+_IMAGES = {"jpg": "JPEG", "png": "PNG"}
 
 Extension = Literal["jpg", "png"]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -38,7 +40,8 @@ class Expression:
     Attributes:
         id: Unique within its video.
         text: The words, as the data set has them.
-        objects: Ids of the objects named; the target is their union. Empty where the data set keeps them secret.
+        objects: Ids of the objects named; the target is their union. Empty where the data set
+            keeps them secret.
         kind: Free tag: an annotator, or "appearance", "side", "motion" in the synthetic data.
     """
 
@@ -85,7 +88,8 @@ class Video:
     """One sample: what a dataset reader yields and what a shard gives back.
 
     Attributes:
-        key: Unique in the shard set; ASCII letters, digits, "_" and "-", at most 80, first a letter or digit.
+        key: Unique in the shard set; at most 80 ASCII letters, digits, "_" and "-", the first a
+            letter or digit.
         dataset: Such as "ref-davis17".
         split: Such as "train".
         video_id: The data set's own name of the video.
@@ -137,8 +141,10 @@ def mask_area(rle: Rle) -> int:
 
 
 def _run_lengths(rle: Rle) -> npt.NDArray[np.int64]:
-    """Lengths of the runs, off first: groups of 5 bits, low first, each after the third a difference to two before.
+    """Lengths of the runs, off first.
 
+    A number is groups of 5 bits, low first; from the fourth on it tells the difference to the
+    number two before.
     pycocotools reads past the end of counts that are too short; this refuses them, and is faster.
     """
     codes = np.frombuffer(rle.counts, np.uint8).astype(np.int64) - 48
@@ -154,7 +160,9 @@ def _run_lengths(rle: Rle) -> npt.NDArray[np.int64]:
             runs[2::2] = runs[2::2].cumsum()
             if runs.min() >= 0 and runs.sum() == rle.height * rle.width:
                 return runs
-    raise ShardError(f"a mask's run lengths do not fill {rle.height} x {rle.width} pixels; build the shards again")
+    raise ShardError(
+        f"a mask's run lengths do not fill {rle.height} x {rle.width} pixels; build it again"
+    )
 
 
 def image_suffix(position: int, extension: str) -> str:
@@ -163,7 +171,7 @@ def image_suffix(position: int, extension: str) -> str:
 
 
 def masks_suffix(position: int) -> str:
-    """Name of a frame's masks behind the key: "000012.rle.json"; in a tar right behind its image."""
+    """Name of a frame's masks behind the key: "000012.rle.json"; right behind its image."""
     return f"{position:06d}.rle.json"
 
 
@@ -172,59 +180,74 @@ def dump_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def visible_objects(frame: Frame) -> set[str]:
-    """Ids of the objects with at least one pixel in the frame."""
-    return {id for id, rle in (frame.masks or {}).items() if mask_area(rle)}
-
-
-def encode_masks(masks: Mapping[str, Rle], objects: Mapping[str, str]) -> bytes:
-    """The masks member of an annotated frame; an empty mask is left out, as absence is said by no entry."""
-    kept = {id: masks[id].counts.decode("ascii") for id in objects if id in masks and mask_area(masks[id])}
-    return dump_json(kept)
-
-
-def decode_masks(data: bytes, height: int, width: int) -> dict[str, Rle]:
-    """Invert `encode_masks`; the run lengths are checked when a mask is decoded.
+def prepare_video(video: Video) -> Video:
+    """A video ready to be written: frames in memory, empty masks left out, everything checked.
 
     Raises:
-        ShardError: If the member is no JSON object of strings.
+        ShardError: If it breaks the format; names the video and the first thing wrong with it.
     """
-    try:
-        return {id: Rle(height, width, counts.encode("ascii")) for id, counts in json.loads(data).items()}
-    except (AttributeError, ValueError) as error:
-        raise ShardError(f"a masks member does not hold masks ({error}); build the shards again") from None
+    frames = []
+    for frame in video.frames:
+        masks = frame.masks and {id_: it for id_, it in frame.masks.items() if mask_area(it)}
+        frames.append(replace(frame, masks=masks))
+    prepared = replace(video, frames=frames)
+    for problem in _problems(prepared):
+        raise ShardError(f"video {video.key!r}: {problem}; mend the reader or its source")
+    return prepared
 
 
 def encode_video(video: Video) -> Iterator[tuple[str, bytes]]:
-    """The tar members of a video, in their order.
+    """The tar members of a prepared video, in their order.
 
     Yields:
         Suffix behind the key, bytes.
+    """
+    yield (
+        "json",
+        dump_json(
+            {
+                "format": FORMAT_VERSION,
+                "dataset": video.dataset,
+                "split": video.split,
+                "video_id": video.video_id,
+                "height": video.height,
+                "width": video.width,
+                "frames": [frame.name for frame in video.frames],
+                "annotated": [
+                    at for at, frame in enumerate(video.frames) if frame.masks is not None
+                ],
+                "objects": [{"id": it, "category": kind} for it, kind in video.objects.items()],
+                "expressions": [asdict(expression) for expression in video.expressions],
+            }
+        ),
+    )
+    for position, frame in enumerate(video.frames):
+        yield image_suffix(position, frame.extension), frame.image
+        if frame.masks is not None:
+            visible = [
+                {"id": it, "counts": frame.masks[it].counts.decode("ascii")}
+                for it in video.objects
+                if it in frame.masks
+            ]
+            yield masks_suffix(position), dump_json(visible)
+
+
+def decode_masks(data: bytes, height: int, width: int) -> dict[str, Rle]:
+    """The masks of a frame from their member; run lengths are checked when one is expanded.
+
+    Args:
+        data: The `.rle.json` member.
+        height: Of the video, in pixels.
+        width: Of the video, in pixels.
 
     Raises:
-        ShardError: If the video breaks the format; see `check_video`.
+        ShardError: If the member is no JSON list of ids and counts.
     """
-    frames = list(video.frames)
-    check_video(video, frames)
-    head = {
-        "format": FORMAT_VERSION,
-        "dataset": video.dataset,
-        "split": video.split,
-        "video_id": video.video_id,
-        "height": video.height,
-        "width": video.width,
-        "frames": [frame.name for frame in frames],
-        "annotated": [index for index, frame in enumerate(frames) if frame.masks is not None],
-        "objects": dict(video.objects),
-        "expressions": [
-            {"id": it.id, "text": it.text, "objects": list(it.objects), "kind": it.kind} for it in video.expressions
-        ],
-    }
-    yield "json", dump_json(head)
-    for index, frame in enumerate(frames):
-        yield image_suffix(index, frame.extension), frame.image
-        if frame.masks is not None:
-            yield masks_suffix(index), encode_masks(frame.masks, video.objects)
+    try:
+        masks = json.loads(data)
+        return {it["id"]: Rle(height, width, it["counts"].encode("ascii")) for it in masks}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"a masks member holds no masks ({error}); build it again") from None
 
 
 def decode_sample(sample: Mapping[str, Any]) -> Video:
@@ -236,78 +259,68 @@ def decode_sample(sample: Mapping[str, Any]) -> Video:
     Raises:
         ShardError: If a member is missing, as in a tar cut short, or does not hold what it should.
     """
-    key = sample["__key__"]
-    if "json" not in sample:
-        raise ShardError(f"video {key}: its .json is missing; the shard is cut short or not ours, build it again")
     try:
         head = json.loads(sample["json"])
         if head["format"] != FORMAT_VERSION:
-            raise ShardError(f"video {key}: format {head['format']}, this program reads {FORMAT_VERSION}")
-        annotated = set(head["annotated"])
-        frames = [
-            _decode_frame(sample, index, name, index in annotated, (head["height"], head["width"]))
-            for index, name in enumerate(head["frames"])
-        ]
+            raise ShardError(f"format {head['format']}, this program reads {FORMAT_VERSION}")
         expressions = tuple(
-            Expression(it["id"], it["text"], tuple(it["objects"]), it["kind"]) for it in head["expressions"]
+            Expression(it["id"], it["text"], tuple(it["objects"]), it["kind"])
+            for it in head["expressions"]
         )
-        place = {name: head[name] for name in ("dataset", "split", "video_id", "height", "width")}
-        return Video(key=key, **place, frames=frames, objects=head["objects"], expressions=expressions)
-    except ShardError:
-        raise
+        return Video(
+            key=sample["__key__"],
+            **{name: head[name] for name in ("dataset", "split", "video_id", "height", "width")},
+            frames=[_decode_frame(sample, head, at) for at in range(len(head["frames"]))],
+            objects={it["id"]: it["category"] for it in head["objects"]},
+            expressions=expressions,
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ShardError(f"video {key}: its .json breaks the format ({error!r}); build the shard again") from None
-
-
-def _decode_frame(sample: Mapping[str, Any], index: int, name: str, annotated: bool, size: tuple[int, int]) -> Frame:
-    extension = next((it for it in _MAGIC if image_suffix(index, it) in sample), None)
-    if extension is None or (annotated and masks_suffix(index) not in sample):
-        lost = "image" if extension is None else "masks"
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ShardError(
-            f"video {sample['__key__']}: {lost} of frame {index} missing, the shard is cut short; fetch or build it again"
-        )
-    masks = decode_masks(sample[masks_suffix(index)], *size) if annotated else None
-    return Frame(name, sample[image_suffix(index, extension)], extension, masks)
+            f"video {sample.get('__key__')}: {what}; its shard is cut short or damaged, copy it "
+            f"again or build it again"
+        ) from None
 
 
-def check_video(video: Video, frames: Sequence[Frame]) -> None:
-    """Refuse what a shard must not hold.
-
-    Args:
-        video: The video; its lazy frames are not touched.
-        frames: Its frames, already read.
-
-    Raises:
-        ShardError: Naming the video and the first thing wrong with it.
-    """
-    for problem in _problems(video, frames):
-        raise ShardError(f"video {video.key!r}: {problem}; mend the reader or its source")
+def _decode_frame(sample: Mapping[str, Any], head: Mapping[str, Any], position: int) -> Frame:
+    png = image_suffix(position, "png") in sample
+    extension: Extension = "png" if png else "jpg"
+    masks = None
+    if position in head["annotated"]:
+        masks = decode_masks(sample[masks_suffix(position)], head["height"], head["width"])
+    image = sample[image_suffix(position, extension)]
+    return Frame(head["frames"][position], image, extension, masks)
 
 
-def _problems(video: Video, frames: Sequence[Frame]) -> Iterator[str]:
+def _problems(video: Video) -> Iterator[str]:
     if not _KEY.fullmatch(video.key):
         yield "a key is 1 to 80 ASCII letters, digits, _ and -, the first a letter or digit"
-    if not 0 < len(frames) <= MAX_FRAMES:
-        yield f"{len(frames)} frames, must be 1 to {MAX_FRAMES}"
-    if video.height < 1 or video.width < 1:
-        yield f"size {video.height} x {video.width}"
-    if len({frame.name for frame in frames}) < len(frames):
+    if not 0 < len(video.frames) <= MAX_FRAMES:
+        yield f"{len(video.frames)} frames, must be 1 to {MAX_FRAMES}"
+    if len({frame.name for frame in video.frames}) < len(video.frames):
         yield "two frames of one name"
     if len({it.id for it in video.expressions}) < len(video.expressions):
         yield "two expressions of one id"
+    objects = sorted(video.objects)
     for it in video.expressions:
-        if unknown := set(it.objects) - set(video.objects):
-            yield f"expression {it.id!r} names objects {sorted(unknown)}, the video has {sorted(video.objects)}"
-    for frame in frames:
-        yield from (f"frame {frame.name!r}: {problem}" for problem in _frame_problems(video, frame))
+        if unknown := set(it.objects) - set(objects):
+            yield f"expression {it.id!r} names objects {sorted(unknown)}, the video has {objects}"
+    for frame in video.frames:
+        if frame.extension not in _IMAGES:
+            yield f"frame {frame.name!r} is called {frame.extension}, must be {sorted(_IMAGES)}"
+        yield from (f"frame {frame.name!r}: {it}" for it in _frame_problems(video, frame))
 
 
 def _frame_problems(video: Video, frame: Frame) -> Iterator[str]:
-    magic = _MAGIC.get(frame.extension)
-    if magic is None or not frame.image.startswith(magic):
+    size = f"{video.height} x {video.width}"
+    try:
+        with Image.open(io.BytesIO(frame.image), formats=[_IMAGES[frame.extension]]) as image:
+            if image.size != (video.width, video.height):
+                yield f"{image.height} x {image.width} pixels, the video has {size}"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         yield f"its bytes are no {frame.extension} image"
-    for id, rle in (frame.masks or {}).items():
-        if id not in video.objects:
-            yield f"mask of object {id!r}, the video has {sorted(video.objects)}"
+    for name, rle in (frame.masks or {}).items():
+        if name not in video.objects:
+            yield f"mask of object {name!r}, the video has {sorted(video.objects)}"
         if (rle.height, rle.width) != (video.height, video.width):
-            yield f"mask {rle.height} x {rle.width} in a video of {video.height} x {video.width}"
+            yield f"mask of {rle.height} x {rle.width} pixels, the video has {size}"

@@ -1,29 +1,77 @@
-"""INTERFACE ONLY FOR NOW (S1 fills it in)."""
+"""Writing a shard set: plan everything, write reproducible tars with their indexes, commit.
+
+Nothing is written before the plan is made. A shard depends on the plan alone, never on the worker
+that writes it or on what was written before, so a killed build can be run again: finished shards
+are checked and kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any, BinaryIO, Literal, cast
 
-from shards.schema import Json, Video
+import google_crc32c
+
+from shards.columns import IndexWriter, read_index
+from shards.manifest import MANIFEST, Manifest, ShardRecord, Skipped, decode_record
+from shards.schema import (
+    FORMAT_VERSION,
+    Json,
+    ShardError,
+    Video,
+    dump_json,
+    encode_video,
+    prepare_video,
+)
+from shards.storage import Span, Storage
+from shards.workers import Progress, in_processes, in_turn
+
+_BLOCK = 512
+_UPLOAD_STALL = 120.0
+
+Read = Callable[[str], Video]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A video to come: its key and about how many bytes it will take."""
+    """A video to come: its key, and about how many bytes it will take."""
 
     key: str
     num_bytes: int
 
 
-# A runner maps a picklable function over tasks, results in any order; Ray's is `lambda f, tasks: ...`.
-Runner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+@dataclass(frozen=True)
+class ShardTask:
+    """Everything one shard depends on; picklable.
+
+    Attributes:
+        out: Address of the set.
+        name: Of the tar.
+        plans: Its videos in their order.
+        read: Gives a video by its key.
+        plan: SHA-256 of what the shard was planned from; kept in the index.
+        on_error: What to do with a video that cannot be read.
+    """
+
+    out: str
+    name: str
+    plans: tuple[Plan, ...]
+    read: Read
+    plan: str
+    on_error: Literal["stop", "skip"]
 
 
-def build_set(
+Runner = Callable[[Callable[..., ShardRecord], Sequence[ShardTask]], Iterable[ShardRecord]]
+
+
+def build_set(  # noqa: PLR0913  (a set is told by this much)
     plans: Sequence[Plan],
-    read: Callable[[str], Video],
+    read: Read,
     out: str,
     *,
     dataset: str,
@@ -32,7 +80,279 @@ def build_set(
     shard_bytes: int = 256_000_000,
     seed: int = 0,
     workers: int = 1,
-    on_error: Literal["stop", "skip"] = "stop",  # skip: videos that `read` cannot give (ValueError/OSError) are listed in manifest.skipped
-    progress: Callable[[int, int], None] | None = None,  # done_bytes (of the plans), done_videos
-    runner: Runner | None = None,  # instead of `workers` processes
-) -> Any: ...  # Manifest
+    on_error: Literal["stop", "skip"] = "stop",
+    progress: Progress | None = None,
+    runner: Runner | None = None,
+) -> Manifest:
+    """Write a shard set and commit it; run again after a kill, it goes on.
+
+    Args:
+        plans: The videos, in any order.
+        read: Gives a video by its key; must be picklable if there are several workers.
+        out: Folder or URL, best empty.
+        dataset: Such as "ref-davis17"; part of the file names.
+        split: Such as "train"; part of the file names.
+        settings: What else decides the content; kept in the manifest.
+        shard_bytes: Aim for the size of a shard.
+        seed: Of the spread of videos over shards.
+        workers: Processes; the bytes are the same for every number.
+        on_error: "stop", or "skip": a video whose reading raises ValueError or OSError is left out
+            and listed in the manifest.
+        progress: Told after each video (with several workers: now and then) how many of the planned
+            bytes and of the videos are done.
+        runner: Something else than local processes to run the tasks on, such as a cluster.
+
+    Raises:
+        ShardError: If a video cannot be read or breaks the format, `out` holds another set, or a
+            worker dies.
+    """
+    storage = Storage(out, stall=_UPLOAD_STALL)
+    content: dict[str, Json] = {
+        "dataset": dataset,
+        "split": split,
+        "settings": dict(settings),
+        "seed": seed,
+    }
+    groups = spread(plans, shard_bytes, seed)
+    tasks = _tasks(groups, read, out, content, on_error)
+    plan = _digest([task.plan for task in tasks])
+    old = _old_manifest(storage, plan)
+    storage.sweep(f"{dataset}-{split}-")
+    if runner is not None:
+        made = runner(build_shard, tasks)
+    elif workers > 1:
+        made = in_processes(build_shard, tasks, progress, workers)
+    else:
+        made = in_turn(build_shard, tasks, progress)
+    records = tuple(sorted(made, key=lambda record: record.name))
+    new = Manifest(dataset, split, plan, seed, shard_bytes, dict(settings), records)
+    if old is None or replace(new, versions=old.versions, hash=old.hash) != old:
+        storage.put(MANIFEST, new.encode())
+    return Manifest.load(storage)
+
+
+def spread(plans: Sequence[Plan], shard_bytes: int, seed: int) -> list[tuple[Plan, ...]]:
+    """Deal videos over shards of about equal bytes.
+
+    The order is that of SHA-256("seed/key"), so it depends neither on the order of `plans` nor on
+    any library's random generator.
+
+    Raises:
+        ShardError: If there are no videos, or two of one key.
+    """
+    if len({plan.key for plan in plans}) < len(plans):
+        keys = sorted(plan.key for plan in plans)
+        twice = next(a for a, b in pairwise(keys) if a == b)
+        raise ShardError(f"two videos have the key {twice!r}; keys must be unique, mend the reader")
+    if not plans:
+        raise ShardError("there are no videos to write; check the root and the split")
+    order = sorted(plans, key=lambda it: hashlib.sha256(f"{seed}/{it.key}".encode()).digest())
+    total = max(sum(plan.num_bytes for plan in order), 1)
+    count = max(1, -(-total // shard_bytes))
+    groups: list[list[Plan]] = [[] for _ in range(count)]
+    done = 0
+    for plan in order:
+        groups[min(count - 1, (2 * done + plan.num_bytes) * count // (2 * total))].append(plan)
+        done += plan.num_bytes
+    return [tuple(group) for group in groups if group]
+
+
+def _tasks(
+    groups: Sequence[tuple[Plan, ...]],
+    read: Read,
+    out: str,
+    content: Mapping[str, Json],
+    on_error: Literal["stop", "skip"],
+) -> list[ShardTask]:
+    tasks = []
+    for number, group in enumerate(groups):
+        name = f"{content['dataset']}-{content['split']}-{number:06d}-of-{len(groups):06d}.tar"
+        planned = [[plan.key, plan.num_bytes] for plan in group]
+        plan = _digest([FORMAT_VERSION, content, name, planned, on_error])
+        tasks.append(ShardTask(out, name, group, read, plan, on_error))
+    return tasks
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _old_manifest(storage: Storage, plan: str) -> Manifest | None:
+    """The manifest of an earlier run of the same build; another set there is never overwritten."""
+    if not storage.exists(MANIFEST):
+        return None
+    old = Manifest.load(storage)
+    if old.plan != plan:
+        raise ShardError(
+            f"{storage} already holds {old.dataset} {old.split}, built from other input or other "
+            f"settings; write elsewhere, or remove that set first"
+        )
+    return old
+
+
+def build_shard(task: ShardTask, tick: Progress | None = None) -> ShardRecord:
+    """Write one shard and its index, or keep those that an earlier run finished.
+
+    Args:
+        task: The shard.
+        tick: Told after each video how many planned bytes and videos more are done.
+
+    Raises:
+        ShardError: If a video cannot be read or breaks the format, or the output cannot be written.
+    """
+    storage = Storage(task.out, stall=_UPLOAD_STALL)
+    tick = tick or (lambda num_bytes, num_videos: None)
+    if kept := _finished(storage, task):
+        tick(sum(plan.num_bytes for plan in task.plans), len(task.plans))
+        return kept
+    index, skipped = IndexWriter(), []
+    try:
+        with storage.new_file(task.name) as file, ShardTar(file) as tar:
+            for plan in task.plans:
+                try:
+                    video, members = _read(task.read, plan.key)
+                except ShardError as error:
+                    if task.on_error == "stop":
+                        raise
+                    skipped.append(Skipped(plan.key, str(error)))
+                else:
+                    index.add(video, tar.write(video.key, members))
+                tick(plan.num_bytes, 1)
+    except OSError as error:
+        raise ShardError(
+            f"{storage}/{task.name}: cannot be written ({error.strerror or error}); make room and "
+            f"run the same command again, finished shards are kept"
+        ) from None
+    return _write_index(storage, task, tar, index, tuple(skipped))
+
+
+def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
+    """A video with its frames in memory, and its members; what is wrong with it is a ShardError."""
+    try:
+        video = prepare_video(read(key))
+        if video.key != key:
+            raise ShardError(f"the reader gave video {video.key!r} instead; mend the reader")
+        return video, list(encode_video(video))
+    except (OSError, ValueError) as error:
+        named = "" if f"{key!r}" in str(error) else f"video {key!r}: "
+        raise ShardError(f"{named}{error}") from error
+
+
+class ShardTar:
+    """A tar whose bytes depend on its members alone, written by `webdataset.TarWriter`.
+
+    Args:
+        file: Where it goes.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        from webdataset import TarWriter  # imports torch: seconds
+
+        self.output = _Hashed(file)
+        self._tar = TarWriter(
+            self.output, user="root", group="root", mode=0o644, mtime=0, encoder=False
+        )
+        self._at = 0
+
+    def write(self, key: str, members: Sequence[tuple[str, bytes]]) -> list[Span]:
+        """Write a sample: its first member, then the others in the order of their names.
+
+        Args:
+            key: Of the sample.
+            members: Suffix and bytes of each.
+
+        Returns:
+            Where the bytes of each member lie.
+        """
+        for part in (members[:1], members[1:]):
+            self._tar.write({"__key__": key, **dict(part)})
+        self._tar.tarstream.members.clear()  # tarfile remembers every member: memory without end
+        spans = []
+        for _, data in members:
+            spans.append(Span(self._at + _BLOCK, len(data), google_crc32c.value(data)))
+            self._at += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
+        assert self._at == self._tar.tarstream.offset, "every member has a header of one block"
+        return spans
+
+    def __enter__(self) -> ShardTar:
+        """Itself."""
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        """Write the end of the tar; after a failure it is of no use, but tarfile insists."""
+        with contextlib.suppress(OSError) if failure else contextlib.nullcontext():
+            self._tar.close()
+
+
+class _Hashed:
+    """A file that counts and hashes what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.bytes, self.sha256 = file, 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.bytes += len(data)
+        self.sha256.update(data)
+        return self._file.write(data)
+
+
+def _index_name(tar: str) -> str:
+    return tar.removesuffix(".tar") + ".parquet"
+
+
+def _write_index(
+    storage: Storage,
+    task: ShardTask,
+    tar: ShardTar,
+    index: IndexWriter,
+    skipped: tuple[Skipped, ...],
+) -> ShardRecord:
+    """Write a shard's index; it tells of plan and tar, so that a later run can check them."""
+    size, sha256 = tar.output.bytes, tar.output.sha256.hexdigest()
+    record = ShardRecord(
+        name=task.name,
+        bytes=size,
+        sha256=sha256,
+        index=_index_name(task.name),
+        index_bytes=0,
+        index_sha256="",
+        counts=replace(index.counts, bytes=size),
+        skipped=skipped,
+    )
+    told = {"plan": task.plan, "record": asdict(record)}
+    data = index.encode({"shards": dump_json(told).decode()})
+    storage.put(record.index, data)
+    return _describe(record, data)
+
+
+def _describe(record: ShardRecord, index: bytes) -> ShardRecord:
+    sha256 = hashlib.sha256(index).hexdigest()
+    return replace(record, index_bytes=len(index), index_sha256=sha256)
+
+
+def _finished(storage: Storage, task: ShardTask) -> ShardRecord | None:
+    """The record of a shard that an earlier run of the same plan finished, if it is still whole.
+
+    A remote tar is only asked for its size: it was checked when it was uploaded.
+    """
+    if not (storage.exists(_index_name(task.name)) and storage.exists(task.name)):
+        return None
+    data = storage.get(_index_name(task.name))
+    try:
+        told = json.loads(read_index(data).schema.metadata[b"shards"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if told["plan"] != task.plan:
+        return None
+    record = decode_record(told["record"])
+    if storage.size(task.name) != record.bytes:
+        return None
+    if storage.local and sha256_of(storage, task.name) != record.sha256:
+        return None
+    return _describe(record, data)
+
+
+def sha256_of(storage: Storage, name: str) -> str:
+    """SHA-256 of a file, read from start to end, in hexadecimal."""
+    with storage.stream(name) as file:
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()

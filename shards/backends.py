@@ -1,0 +1,191 @@
+"""The places behind `shards.storage`: a local folder, an object store, whatever fsspec knows.
+
+Credentials come from the usual environment variables and profiles only.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+OBJECT_STORES = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss", "http", "https")
+
+
+class Backend(Protocol):
+    """A place of named files; a missing one raises FileNotFoundError."""
+
+    def get(self, name: str) -> bytes:
+        """A whole file."""
+
+    def ranges(self, name: str, starts: list[int], ends: list[int]) -> Sequence[Any]:
+        """Bytes from each start to before each end; fewer if the file is shorter."""
+
+    def size(self, name: str) -> int:
+        """A file's bytes."""
+
+    def commit(self, path: Path, name: str) -> None:
+        """Make a local file appear under a name, whole or not at all; it may be moved."""
+
+
+def local_folder(url: str) -> Path | None:
+    """The folder that a path or a `file://` URL names; None for other URLs."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path)).absolute()
+    return None if "://" in url else Path(url).expanduser().absolute()
+
+
+def connect(url: str, stall: float) -> Backend:
+    """The backend of an address; `stall` in seconds without a byte ends a request."""
+    folder = local_folder(url)
+    if folder is not None:
+        return Folder(folder)
+    return ObjectStore(url, stall) if urlsplit(url).scheme in OBJECT_STORES else Fsspec(url)
+
+
+class Folder:
+    """A local folder. Files are opened for each read, so nothing stays open and forks are safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, name: str) -> bytes:
+        """A whole file."""
+        return (self.folder / name).read_bytes()
+
+    def ranges(self, name: str, starts: list[int], ends: list[int]) -> Sequence[bytes]:
+        """Bytes from each start to before each end."""
+        with (self.folder / name).open("rb", buffering=0) as file:
+            return [
+                os.pread(file.fileno(), end - start, start)
+                for start, end in zip(starts, ends, strict=True)
+            ]
+
+    def size(self, name: str) -> int:
+        """A file's bytes."""
+        return (self.folder / name).stat().st_size
+
+    def commit(self, path: Path, name: str) -> None:
+        """Rename: the path lies in this folder already."""
+        path.replace(self.folder / name)
+
+
+class ObjectStore:
+    """S3, GCS, Azure or plain HTTP through obstore, which retries by itself."""
+
+    def __init__(self, url: str, stall: float) -> None:
+        import obstore
+        from obstore.store import from_url
+
+        self._obstore = obstore
+        seconds = timedelta(seconds=stall)
+        account = aws_profile() if urlsplit(url).scheme in ("s3", "s3a") else {}
+        options: dict[str, Any] = {
+            "connect_timeout": min(seconds, timedelta(seconds=5)),
+            "read_timeout": seconds,
+            "timeout": "1h",
+        }
+        if url.startswith("http://") or account.get("endpoint", "").startswith("http://"):
+            options["allow_http"] = True
+        retry: dict[str, Any] = {
+            "max_retries": 8,
+            "retry_timeout": timedelta(minutes=2),
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=100),
+                "max_backoff": timedelta(seconds=2),
+                "base": 2,
+            },
+        }
+        self._store = from_url(
+            url, client_options=cast(Any, options), retry_config=cast(Any, retry), **account
+        )
+
+    def get(self, name: str) -> bytes:
+        """A whole file."""
+        return self._found(lambda: bytes(self._obstore.get(self._store, name).bytes()))
+
+    def ranges(self, name: str, starts: list[int], ends: list[int]) -> Sequence[Any]:
+        """Bytes from each start to before each end, fetched at the same time."""
+        return self._found(
+            lambda: self._obstore.get_ranges(
+                self._store, name, starts=starts, ends=ends, coalesce=0
+            )
+        )
+
+    def size(self, name: str) -> int:
+        """A file's bytes."""
+        return self._found(lambda: self._obstore.head(self._store, name)["size"])
+
+    def commit(self, path: Path, name: str) -> None:
+        """Upload, in parts if large; the object appears when the last one has arrived."""
+        self._obstore.put(self._store, name, path)
+
+    def _found(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except self._obstore.exceptions.NotFoundError as error:
+            raise FileNotFoundError(str(error)) from None
+
+
+class Fsspec:
+    """Any other scheme, by the fsspec package that serves it."""
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self._files, self._root = url_to_fs(url)
+
+    def get(self, name: str) -> bytes:
+        """A whole file."""
+        return bytes(self._files.cat_file(self._path(name)))
+
+    def ranges(self, name: str, starts: list[int], ends: list[int]) -> Sequence[bytes]:
+        """Bytes from each start to before each end."""
+        paths = [self._path(name)] * len(starts)
+        return list(self._files.cat_ranges(paths, starts, ends, on_error="raise"))
+
+    def size(self, name: str) -> int:
+        """A file's bytes."""
+        return int(self._files.info(self._path(name))["size"])
+
+    def commit(self, path: Path, name: str) -> None:
+        """Upload under a passing name, then rename."""
+        self._files.makedirs(self._root, exist_ok=True)
+        self._files.put_file(str(path), self._path(path.name))
+        self._files.mv(self._path(path.name), self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+
+def aws_profile() -> dict[str, Any]:
+    """What obstore does not look up by itself: the profile of `~/.aws/{credentials,config}`.
+
+    Returns:
+        Settings of obstore's S3 store; variables of the environment win over the profile.
+    """
+    place = Path.home() / ".aws"
+    profile = os.environ.get("AWS_PROFILE", "default")
+    files = configparser.ConfigParser(interpolation=None)
+    files.read(os.environ.get("AWS_CONFIG_FILE", place / "config"))
+    found = dict(files[f"profile {profile}"]) if f"profile {profile}" in files else {}
+    found |= dict(files[profile]) if profile in files else {}
+    files.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", place / "credentials"))
+    found |= dict(files[profile]) if profile in files else {}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    account = {
+        "region": region or found.get("region"),
+        "endpoint": endpoint or found.get("endpoint_url"),
+    }
+    if "AWS_ACCESS_KEY_ID" not in os.environ and "aws_access_key_id" in found:
+        account["access_key_id"] = found["aws_access_key_id"]
+        account["secret_access_key"] = found.get("aws_secret_access_key")
+        account["session_token"] = found.get("aws_session_token")
+    return {name: value for name, value in account.items() if value}

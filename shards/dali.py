@@ -1,0 +1,206 @@
+"""Pixels: one DALI graph for the CPU and the GPU, and the colours in closed form behind it.
+
+The graph decodes, then makes all of a record's geometry in one resize from a region of interest.
+Colour, normalisation and padding follow in torch: DALI's own colour operators are slower on a CPU.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import nvidia.dali as nvidia_dali
+import torch
+from torch import Tensor
+
+from shards.record import Colour, Record, image_region
+
+dali: Any = nvidia_dali  # its stubs lag behind its options
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+
+
+class DecodeError(RuntimeError):
+    """DALI could not decode one of the images it was given."""
+
+
+def _build_pipeline(device: str, **options: Any) -> Any:
+    """The graph: encoded images and where they go -> uint8 `[h, w, 3]`."""
+    fn, types = dali.fn, dali.types
+    pipeline = dali.Pipeline(exec_dynamic=True, prefetch_queue_depth=1, **options)
+    with pipeline:
+        images = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
+        start = fn.external_source(name="start", dtype=types.FLOAT, ndim=1)
+        end = fn.external_source(name="end", dtype=types.FLOAT, ndim=1)
+        size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
+        decoded = fn.decoders.image(
+            images, device=device, output_type=types.RGB, adjust_orientation=False
+        )
+        resized = fn.resize(
+            decoded,
+            roi_start=start,
+            roi_end=end,
+            size=size,
+            interp_type=types.INTERP_LINEAR,
+            antialias=True,
+        )
+        pipeline.set_outputs(resized)
+    pipeline.build()
+    return pipeline
+
+
+class FrameDecoder:
+    """Encoded frames to augmented pixels.
+
+    Args:
+        device: "cpu", or "mixed": read on the CPU, decode and go on on the GPU.
+        threads: Of DALI.
+        max_frames: Most frames of one call.
+        device_id: Which GPU; None: torch's current one.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: Literal["cpu", "mixed"],
+        threads: int,
+        max_frames: int,
+        device_id: int | None = None,
+    ) -> None:
+        """Check; DALI starts with the first call."""
+        if device not in ("cpu", "mixed"):
+            raise ValueError(f'device must be "cpu" or "mixed", not {device!r}')
+        if device == "mixed" and not torch.cuda.is_available():
+            raise ValueError(
+                'device="mixed" decodes on a CUDA GPU and there is none; use device="cpu"'
+            )
+        if device == "mixed" and device_id is None:
+            device_id = torch.cuda.current_device()
+        self._options = {
+            "batch_size": max_frames,
+            "num_threads": threads,
+            "device_id": device_id if device == "mixed" else None,
+        }
+        self._device = device
+        self._pipeline: Any = None
+        self._output: Any = None  # owns the memory of the tensors handed out last
+
+    def decode(self, images: Sequence[bytes], records: Sequence[Record]) -> list[Tensor]:
+        """Decode frames, each with its record's geometry.
+
+        Args:
+            images: Encoded JPEG or PNG.
+            records: One a frame.
+
+        Returns:
+            uint8 `[h, w, 3]` tensors, on the GPU if decoded there; valid until the next call.
+
+        Raises:
+            DecodeError: If any image is broken; the decoder stays usable.
+        """
+        if self._pipeline is None:
+            self._pipeline = _build_pipeline(self._device, **self._options)
+        regions = [image_region(record) for record in records]
+        feeds: dict[str, list[Any]] = {
+            "images": [np.frombuffer(image, np.uint8) for image in images],
+            "start": [np.array(region[0], np.float32) for region in regions],
+            "end": [np.array(region[1], np.float32) for region in regions],
+            "size": [np.array(record.size, np.float32) for record in records],
+        }
+        try:
+            for name, values in feeds.items():
+                self._pipeline.feed_input(name, values)
+            (self._output,) = self._pipeline.run()
+        except RuntimeError as error:
+            self.close()
+            reasons = [line for line in str(error).splitlines() if "failure" in line.lower()]
+            raise DecodeError((reasons or str(error).splitlines() or ["unknown"])[0]) from error
+        if self._device == "mixed":
+            return [torch.utils.dlpack.from_dlpack(self._output[i]) for i in range(len(records))]
+        return [torch.from_numpy(self._output.at(i)) for i in range(len(records))]
+
+    def close(self) -> None:
+        """Free DALI's threads and memory; the next call would start anew."""
+        self._pipeline = self._output = None
+
+
+def recolour(frame: Tensor, colour: Colour) -> Tensor:
+    """Distort one frame's colours, in place; its channels must be in their new order already.
+
+    Contrast c and saturation s in HSV are together `c s x + c (1 - s) max(x)` with the maximum over
+    the channels, as saturation keeps the maximum V and moves a channel x to V - s (V - x).
+
+    Args:
+        frame: `[3, h, w]` float32, grey levels 0 to 255.
+        colour: What to do.
+
+    Returns:
+        The frame, clipped to 0 to 255 (the published code wraps around), not rounded.
+    """
+    if colour.brightness:
+        frame.add_(colour.brightness).clamp_(0.0, 255.0)
+    if colour.contrast != 1.0 or colour.saturation != 1.0:
+        highest = torch.maximum(torch.maximum(frame[0], frame[1]), frame[2])
+        highest.mul_(colour.contrast * (1.0 - colour.saturation))
+        frame.mul_(colour.contrast * colour.saturation).add_(highest).clamp_(0.0, 255.0)
+    return frame
+
+
+class Collator:
+    """Colours, normalises and pads.
+
+    Memory of batches on the CPU is used again once nobody holds it: the operating system takes
+    longer to hand out fresh pages than all the arithmetic here.
+    """
+
+    def __init__(self) -> None:
+        """Start without memory."""
+        self._free: collections.deque[npt.NDArray[np.float32]] = collections.deque()
+
+    def __call__(
+        self, pixels: Sequence[Tensor], records: Sequence[Record], num_frames: int, pad_to: int
+    ) -> Tensor:
+        """Make the frames of a batch.
+
+        Args:
+            pixels: B*T frames `[h, w, 3]` uint8.
+            records: One a clip.
+            num_frames: T.
+            pad_to: Height and width become multiples of this, in pixels.
+
+        Returns:
+            `[B, T, 3, H, W]` float32, zero on padding.
+        """
+        height, width = (-(-max(r.size[i] for r in records) // pad_to) * pad_to for i in (0, 1))
+        device = pixels[0].device
+        frames = self._take((len(records), num_frames, 3, height, width), device)
+        mean = torch.tensor(MEAN, device=device).mul_(255.0)[:, None, None]
+        scale = torch.tensor(DEVIATION, device=device).mul_(255.0).reciprocal_()[:, None, None]
+        for b, record in enumerate(records):
+            h, w = record.size
+            frames[b, ..., h:, :] = 0.0
+            frames[b, ..., :h, w:] = 0.0
+            for t in range(num_frames):
+                frame = frames[b, t, :, :h, :w]
+                colour = record.colours[t] if record.colours else Colour()
+                for channel, source in enumerate(colour.channels):
+                    frame[channel].copy_(pixels[b * num_frames + t][..., source])
+                recolour(frame, colour).sub_(mean).mul_(scale)
+        return frames
+
+    def _take(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Memory with anything in it; comes back by itself when its last tensor is gone."""
+        if device.type != "cpu":
+            return torch.empty(shape, device=device)
+        size = math.prod(shape)
+        memory = self._free.popleft() if self._free else np.empty(0, np.float32)
+        if memory.size < size:
+            memory = np.empty(size, np.float32)
+        lent = memory[:size]
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return torch.from_numpy(lent).view(shape)

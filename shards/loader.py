@@ -1,0 +1,277 @@
+"""`ClipLoader`: order + storage + DALI -> `Batch`."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from shards import order
+from shards.augment import Augmentation
+from shards.batch import Batch
+from shards.clips import ClipSampling
+from shards.dali import Collator, DecodeError, FrameDecoder
+from shards.index import ShardSet
+from shards.record import Record
+from shards.schema import ShardError
+from shards.source import Clip, ClipSource
+
+Numbered = tuple[int, Batch]
+
+
+class ClipLoader:
+    """Batches of clips for training: the same clips in the same order for any number of processes.
+
+    Iterating yields the rest of the current epoch; after its last batch the next epoch begins.
+
+    Args:
+        sets: Shard sets, or where they lie.
+        weights: Share of each set in an epoch; None: each item comes once.
+        num_frames: T.
+        batch_size: Clips a step, all processes together.
+        seed: Of order, sampling and augmentation.
+        rank: This process.
+        world_size: Number of processes.
+        sampling: How clips are cut from videos.
+        augmentation: What may happen to them.
+        device: "cpu", or "mixed" to decode on the GPU.
+        threads: Of DALI.
+        pad_to: Frames are padded to multiples of this, in pixels.
+        prefetch: Batches made ahead.
+        block_shards: Shards of a set read at a time, see `order.epoch_order`; 0: no blocks.
+
+    Raises:
+        ValueError: If settings do not fit one another.
+        ShardError: If a set cannot be opened or offers no clip.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        sets: Sequence[str | ShardSet],
+        *,
+        weights: Sequence[float] | None = None,
+        num_frames: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        sampling: ClipSampling,
+        augmentation: Augmentation,
+        device: Literal["cpu", "mixed"] = "cpu",
+        threads: int = 1,
+        pad_to: int = 32,
+        prefetch: int = 2,
+        block_shards: int = 0,
+    ) -> None:
+        """Open the sets and list their items; threads start with the first iteration."""
+        if min(num_frames, batch_size, threads, pad_to, prefetch, len(sets)) < 1:
+            raise ValueError(
+                "num_frames, batch_size, threads, pad_to, prefetch and the number of sets must be "
+                f">= 1; got {[num_frames, batch_size, threads, pad_to, prefetch, len(sets)]}"
+            )
+        share = len(order.rank_slots(0, batch_size, rank, world_size))
+        self.batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._num_frames, self._pad_to, self._prefetch = num_frames, pad_to, prefetch
+        self.sets = [ShardSet.open(s) if isinstance(s, str) else s for s in sets]
+        self.source = ClipSource(
+            self.sets,
+            weights=weights,
+            num_frames=num_frames,
+            seed=seed,
+            sampling=sampling,
+            augmentation=augmentation,
+            block_shards=block_shards,
+        )
+        shares = None if weights is None else tuple(map(float, weights))
+        settings = repr((shares, num_frames, sampling, augmentation, block_shards))
+        self._state = order.State(
+            manifests=hashlib.sha256(" ".join(s.hash for s in self.sets).encode()).hexdigest(),
+            settings=hashlib.sha256(settings.encode()).hexdigest()[:16],
+            seed=seed,
+            epoch=0,
+            position=0,
+        )
+        self._decoder = FrameDecoder(device=device, threads=threads, max_frames=share * num_frames)
+        self._collate = Collator()
+        self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
+        self._producer: _Producer | None = None
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, equal on all ranks; the last step repeats clips to be full."""
+        return -(-len(self.source) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; the current one, also a resumed one, goes on where it is."""
+        if epoch != self._state.epoch:
+            self._stop()
+            self._state = replace(self._state, epoch=epoch, position=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands behind the batch handed out last: plain values, under 1 kB."""
+        return asdict(self._state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the saved batch, on any number of ranks.
+
+        Raises:
+            ShardError: If the state belongs to other shards, settings or another seed.
+        """
+        self._stop()
+        self._state = order.State.restore(state, self._state)
+
+    def close(self) -> None:
+        """Stop all threads and free DALI; the loader must not be used afterwards."""
+        self._stop()
+        self._readers.shutdown(cancel_futures=True)
+        self._decoder.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this rank's batches of the rest of the epoch; the state moves with each."""
+        self._stop()
+        epoch = self._state.epoch
+        batches = self._batches(epoch, self._state.position)
+        self._producer = producer = _Producer(batches, self._prefetch)
+        try:
+            for position, batch in producer:
+                after = position + self.batch_size
+                if after < len(self.source):
+                    self._state = replace(self._state, epoch=epoch, position=after)
+                else:
+                    self._state = replace(self._state, epoch=epoch + 1, position=0)
+                yield batch
+        finally:
+            producer.stop()
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Numbered]:
+        """Positions and batches; the clips of the next one are read while one is decoded."""
+
+        def read(position: int) -> list[Future[Clip]]:
+            slots = order.rank_slots(position, self.batch_size, self._rank, self._world_size)
+            return [self._readers.submit(self.source.clip, epoch, slot) for slot in slots]
+
+        ahead = read(start)
+        for position in range(start, len(self.source), self.batch_size):
+            clips = [future.result() for future in ahead]
+            if position + self.batch_size < len(self.source):
+                ahead = read(position + self.batch_size)
+            yield position, self._assemble(clips)
+
+    def _assemble(self, clips: Sequence[Clip]) -> Batch:
+        """Decode and collate the clips of one batch."""
+        records = [clip.record for clip in clips]
+        pixels = self._decode(clips)
+        frames = self._collate(pixels, records, self._num_frames, self._pad_to)
+        height, width = frames.shape[-2:]
+        padding = torch.ones(len(clips), height, width, dtype=torch.bool)
+        masks = torch.zeros(len(clips), self._num_frames, height, width, dtype=torch.bool)
+        for b, clip in enumerate(clips):
+            h, w = clip.record.size
+            padding[b, :h, :w] = False
+            masks[b, :, :h, :w] = torch.from_numpy(clip.masks)
+        return Batch(
+            frames=frames,
+            padding=padding,
+            expressions=[clip.expression for clip in clips],
+            masks=masks,
+            boxes_cxcywh=torch.from_numpy(np.stack([clip.boxes_cxcywh for clip in clips])),
+            visible=torch.from_numpy(np.stack([clip.visible for clip in clips])),
+            annotated=torch.from_numpy(np.stack([clip.annotated for clip in clips])),
+            anchors=torch.tensor([clip.anchor for clip in clips]),
+            sizes=torch.tensor([record.size for record in records]),
+            keys=[clip.key for clip in clips],
+            positions=[clip.position for clip in clips],
+        ).to(frames.device)
+
+    def _decode(self, clips: Sequence[Clip]) -> list[torch.Tensor]:
+        """Decode all frames of a batch, or name the one that cannot be decoded."""
+        images = [image for clip in clips for image in clip.images]
+        records = [clip.record for clip in clips for _ in clip.images]
+        try:
+            return self._decoder.decode(images, records)
+        except DecodeError as error:
+            members = [member for clip in clips for member in clip.members]
+            raise self._blame(images, records, members, error) from None
+
+    def _blame(
+        self,
+        images: Sequence[bytes],
+        records: Sequence[Record],
+        members: Sequence[str],
+        failure: DecodeError,
+    ) -> ShardError:
+        """Try the images of a failed batch one by one."""
+        for image, record, member in zip(images, records, members, strict=True):
+            try:
+                self._decoder.decode([image], [record])
+            except DecodeError as error:
+                return ShardError(f"{member}: the image does not decode ({error}); build it again")
+        return ShardError(f"DALI failed on a batch but on none of its images alone: {failure}")
+
+    def _stop(self) -> None:
+        """End the thread that makes batches ahead."""
+        if self._producer is not None:
+            self._producer.stop()
+            self._producer = None
+
+
+class _Producer:
+    """Runs an iterator in a thread, a few values ahead; an error comes in its value's place."""
+
+    def __init__(self, values: Iterator[Numbered], ahead: int) -> None:
+        """Start; torch's own thread count stays what it is, except for the new thread."""
+        self._values = values
+        self._queue: queue.Queue[Numbered | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._stopped, self._ready = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shards-batches", daemon=True)
+        threads = torch.get_num_threads()
+        weakref.finalize(self, _end, self._stopped, self._thread)  # also when the program exits
+        self._thread.start()
+        self._ready.wait()
+        torch.set_num_threads(threads)  # the thread's own choice became the default of later ones
+
+    def _run(self) -> None:
+        torch.set_num_threads(1)  # DALI has its own; two pools next to one another halve the speed
+        self._ready.set()
+        try:
+            for value in self._values:
+                if not self._put(value):
+                    return
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 (handed to the consumer)
+            self._put(error)
+
+    def _put(self, value: Numbered | BaseException | None) -> bool:
+        """Hand over a value; False if nobody wants it any more."""
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(value, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def __iter__(self) -> Iterator[Numbered]:
+        """Yield the values in order."""
+        while (value := self._queue.get()) is not None:
+            if isinstance(value, BaseException):
+                raise value
+            yield value
+
+    def stop(self) -> None:
+        """End the thread; what it made ahead is dropped."""
+        _end(self._stopped, self._thread)
+
+
+def _end(stopped: threading.Event, thread: threading.Thread) -> None:
+    """Ask a thread to stop and wait for it."""
+    stopped.set()
+    if thread is not threading.current_thread():
+        thread.join()

@@ -1,0 +1,237 @@
+"""From a position of an epoch to its clip: item, frames, what was drawn for it, targets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shards import order
+from shards.augment import Augmentation, draw_augmentation
+from shards.clips import ClipSampling, clip_frames, list_items
+from shards.index import ShardSet
+from shards.record import Record, gather_maps, mask_box, mirror_words, transform_boxes
+from shards.schema import BoolArray, Frame, ShardError, decode_mask
+
+MAX_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip before its frames are decoded.
+
+    Attributes:
+        position: In the epoch.
+        key: Of the video.
+        members: Where each frame lies, for messages.
+        images: T encoded frames.
+        record: What was drawn.
+        expression: The sentence.
+        masks: `[T, h, w]`, of the new size.
+        boxes_cxcywh: `[T, 4]`, normalised.
+        visible: `[T]`, the box has width and height.
+        annotated: `[T]`, the frame carries ground truth.
+        anchor: Where in the clip the frame it was made around stands; -1 if it is not in it.
+    """
+
+    position: int
+    key: str
+    members: tuple[str, ...]
+    images: tuple[bytes, ...]
+    record: Record
+    expression: str
+    masks: BoolArray
+    boxes_cxcywh: npt.NDArray[np.float32]
+    visible: BoolArray
+    annotated: BoolArray
+    anchor: int
+
+
+class ClipSource:
+    """The clips of a mixture of shard sets, by epoch and position; safe for several threads.
+
+    Args:
+        sets: The shard sets.
+        weights: Share of each in an epoch; None: each item comes once.
+        num_frames: T.
+        seed: Of order, sampling and augmentation.
+        sampling: How clips are cut from videos.
+        augmentation: What may happen to them.
+        block_shards: Shards of a set read at a time, see `order.epoch_order`.
+
+    Raises:
+        ValueError: If the weights do not fit the sets.
+        ShardError: If a set offers no clip.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[ShardSet],
+        *,
+        weights: Sequence[float] | None,
+        num_frames: int,
+        seed: int,
+        sampling: ClipSampling,
+        augmentation: Augmentation,
+        block_shards: int,
+    ) -> None:
+        """List all items."""
+        self.sets, self.seed, self.num_frames = sets, seed, num_frames
+        self.sampling, self.augmentation, self._block_shards = sampling, augmentation, block_shards
+        self.items = [list_items(s.videos, s.shard_of.tolist(), sampling, num_frames) for s in sets]
+        for shard_set, items in zip(sets, self.items, strict=True):
+            if not len(items):
+                raise ShardError(
+                    f"{shard_set.url}: no expression has a visible object to learn from; "
+                    "train on a split with masks"
+                )
+        self._takes = order.quotas([len(items) for items in self.items], weights)
+        self._kept: tuple[int, tuple[order.Ints, order.Ints]] | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Clips of an epoch."""
+        return sum(self._takes)
+
+    def order(self, epoch: int) -> tuple[order.Ints, order.Ints]:
+        """Set and item of every position of an epoch; kept until another epoch is asked for."""
+        with self._lock:
+            if self._kept is None or self._kept[0] != epoch:
+                made = order.epoch_order(
+                    self.items, self._takes, self.seed, epoch, block_shards=self._block_shards
+                )
+                self._kept = (epoch, made)
+            return self._kept[1]
+
+    def clip(self, epoch: int, position: int) -> Clip:
+        """Make the clip of one position, a pure function of seed, settings and shards.
+
+        An item that shows nothing of its object gives way to another of its set, drawn from a
+        stream of this position. Positions behind the epoch's end repeat its first items.
+
+        Raises:
+            ShardError: If `MAX_ATTEMPTS` items show no object, or the data is broken.
+        """
+        which, item = self.order(epoch)
+        number, row = int(which[position % len(self)]), int(item[position % len(self)])
+        for attempt in range(MAX_ATTEMPTS):
+            if attempt:
+                draws = order.Draws(self.seed, order.REPLACEMENT, epoch, position, attempt)
+                row = draws.integer(0, len(self.items[number]) - 1)
+            clip = self._try_item(number, row, epoch, position, attempt)
+            if clip is not None:
+                return clip
+        raise ShardError(
+            f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object; "
+            "crop less, or check the masks"
+        )
+
+    def _try_item(
+        self, number: int, item: int, epoch: int, position: int, attempt: int
+    ) -> Clip | None:
+        """Draw and read one item; None if nothing of the object is to be seen."""
+        shard_set, items = self.sets[number], self.items[number]
+        video, anchor = int(items.video[item]), int(items.anchor[item])
+        row = shard_set.videos[video]
+        expression = row.expressions[int(items.expression[item])]
+        draws = order.Draws(self.seed, order.CLIP, epoch, position, attempt)
+        length = len(row.annotated)
+        chosen = clip_frames(self.sampling, length, anchor, self.num_frames, draws)
+        named = [row.visible[name] for name in expression.objects if name in row.visible]
+        if not any(seen[chosen].any() for seen in named):
+            return None
+        draws = order.Draws(self.seed, order.AUGMENTATION, epoch, position, attempt)
+        size = (row.height, row.width)
+        record = draw_augmentation(self.augmentation, size, self.num_frames, draws)
+        frames = shard_set.read(video, chosen)
+        where = tuple(
+            f"{shard_set.url}, shard {row.shard}, video {row.key}, frame {frame.name}"
+            for frame in frames
+        )
+        sources = [
+            target_mask(frame, expression.objects, size, name)
+            for frame, name in zip(frames, where, strict=True)
+        ]
+        boxes, visible = target_boxes(sources, record)
+        if not visible.any():
+            return None
+        rows, columns = gather_maps(record)
+        return Clip(
+            position=position,
+            key=row.key,
+            members=where,
+            images=tuple(frame.image for frame in frames),
+            record=record,
+            expression=self._words(expression.text, record),
+            masks=np.stack([source[rows][:, columns] for source in sources]),
+            boxes_cxcywh=boxes,
+            visible=visible,
+            annotated=np.array([frame.masks is not None for frame in frames]),
+            anchor=chosen.index(anchor) if anchor in chosen else -1,
+        )
+
+    def _words(self, text: str, record: Record) -> str:
+        """The sentence as training wants it, mirrored with its clip."""
+        if self.augmentation.lower:
+            text = " ".join(text.lower().split())
+        if record.mirrored:
+            text = mirror_words(text, published=self.augmentation.published_words)
+        return text
+
+
+def target_mask(
+    frame: Frame, objects: Sequence[str], size: tuple[int, int], where: str
+) -> BoolArray:
+    """Union of the masks of the named objects in one frame; empty where nobody annotated.
+
+    Args:
+        frame: With its masks.
+        objects: Ids.
+        size: Height and width that the masks must have, in pixels.
+        where: The frame's place, for the message.
+
+    Returns:
+        `[H, W]`.
+
+    Raises:
+        ShardError: If a mask is broken or of another size.
+    """
+    masks = frame.masks or {}
+    union = np.zeros(size, bool)
+    for name in objects:
+        if name not in masks:
+            continue
+        if (masks[name].height, masks[name].width) != size:
+            raise ShardError(
+                f"{where}: the mask of object {name} is not of the video's size {size}; "
+                "build the shards again"
+            )
+        union |= decode_mask(masks[name])
+    return union
+
+
+def target_boxes(
+    masks: Sequence[BoolArray], record: Record
+) -> tuple[npt.NDArray[np.float32], BoolArray]:
+    """Boxes of masks, moved with their frames.
+
+    Args:
+        masks: T masks `[H, W]` of the source frames.
+        record: What happens to them.
+
+    Returns:
+        `[T, 4]` cxcywh normalised, zeros where not visible, and `[T]` visible: the box has width
+        and height.
+    """
+    found = [mask_box(mask) for mask in masks]
+    corners = np.array([box or (0, 0, 0, 0) for box in found], np.float32)
+    boxes = transform_boxes(corners, record)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    visible = np.array([box is not None for box in found]) & (high > low).all(1)
+    height, width = record.size
+    centred = np.concatenate([(low + high) / 2, high - low], axis=1)
+    centred /= np.array([width, height, width, height], np.float32)
+    return np.where(visible[:, None], centred, np.float32(0)), visible

@@ -1,0 +1,254 @@
+"""Where bytes live: the one place that tells a local folder from `s3://`, `gs://`, `az://`, `https://`.
+
+obstore speaks to object stores, fsspec to every other scheme. Credentials come from the usual
+environment variables and profiles only, and no message shows them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+
+from shards.backends import connect, local_folder
+from shards.schema import ShardError
+
+_STREAM_BLOCK = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a member's bytes lie in a shard, and their CRC-32C."""
+
+    offset: int
+    size: int
+    crc32c: int
+
+
+@dataclass
+class Traffic:
+    """What a storage has fetched so far.
+
+    Attributes:
+        requests: Ranges and whole files asked for.
+        bytes: Received.
+        refetched: Members fetched again because their checksum was wrong.
+    """
+
+    requests: int = 0
+    bytes: int = 0
+    refetched: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, *, requests: int = 0, bytes: int = 0, refetched: int = 0) -> None:  # noqa: A002
+        """Count more of each; safe between threads."""
+        with self._lock:
+            self.requests += requests
+            self.bytes += bytes
+            self.refetched += refetched
+
+
+class Storage:
+    """A folder of shards, local or remote.
+
+    Args:
+        url: Path or URL of the folder.
+        stall: Seconds without a byte after which a request is given up and made anew.
+    """
+
+    def __init__(self, url: str, *, stall: float = 8.0) -> None:
+        self.url = str(url).rstrip("/") or "/"
+        self.traffic = Traffic()
+        self._stall = stall
+        self.local = local_folder(self.url)
+        try:
+            self._backend = connect(self.url, stall)
+        except Exception as error:  # noqa: BLE001  (each client has errors of its own)
+            raise self._error("", error) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by address: a connection never crosses into another process."""
+        return partial(Storage, stall=self._stall), (self.url,)
+
+    def __str__(self) -> str:
+        """The address without what might be secret in it."""
+        return self.url if self.local else _redact(self.url)
+
+    def get(self, name: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            ShardError: If it is missing or cannot be read.
+        """
+        with self._errors(name):
+            data = self._backend.get(name)
+        self.traffic.add(requests=1, bytes=len(data))
+        return data
+
+    def size(self, name: str) -> int:
+        """A file's bytes; raises ShardError if it is missing."""
+        with self._errors(name):
+            return self._backend.size(name)
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there; raises ShardError if that cannot be told."""
+        with self._errors(name):
+            try:
+                self._backend.size(name)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def fetch(self, name: str, spans: Sequence[Span], gap: int) -> list[bytes]:
+        """Members of a shard, each checked; one that is wrong is fetched once more.
+
+        Args:
+            name: The shard.
+            spans: Members wanted, in any order.
+            gap: Members so many bytes apart, or fewer, come in one request.
+
+        Raises:
+            ShardError: If the shard is missing or cut short, or a member is wrong twice.
+        """
+        members = self._ranges(name, spans, gap)
+        for index, (span, data) in enumerate(zip(spans, members, strict=True)):
+            if google_crc32c.value(data) == span.crc32c:
+                continue
+            self.traffic.add(refetched=1)
+            (members[index],) = self._ranges(name, [span], 0)
+            if google_crc32c.value(members[index]) != span.crc32c:
+                raise ShardError(
+                    f"{self}/{name}: the {span.size} bytes at {span.offset} have a wrong checksum, "
+                    f"twice; copy the shard again or build it again"
+                )
+        return members
+
+    def _ranges(self, name: str, spans: Sequence[Span], gap: int) -> list[bytes]:
+        starts, ends, home = coalesce(spans, gap)
+        with self._errors(name):
+            chunks = self._backend.ranges(name, starts, ends)
+        self.traffic.add(requests=len(chunks), bytes=sum(map(len, chunks)))
+        views = [memoryview(chunk) for chunk in chunks]
+        if any(len(it) != end - start for it, start, end in zip(views, starts, ends, strict=True)):
+            raise ShardError(f"{self}/{name}: cut short; copy the shard again or build it again")
+        at = [span.offset - starts[chunk] for span, chunk in zip(spans, home, strict=True)]
+        return [
+            bytes(views[chunk][first : first + span.size])
+            for span, chunk, first in zip(spans, home, at, strict=True)
+        ]
+
+    def stream(self, name: str) -> BinaryIO:
+        """A file to read from start to end; a remote one comes in blocks, each with its retries."""
+        if self.local is not None:
+            with self._errors(name):
+                return (self.local / name).open("rb")
+        blocks = _Blocks(partial(self._block, name), self.size(name))
+        return io.BufferedReader(blocks, _STREAM_BLOCK)
+
+    def _block(self, name: str, start: int, end: int) -> bytes:
+        (data,) = self._ranges(name, [Span(start, end - start, 0)], 0)
+        return data
+
+    @contextlib.contextmanager
+    def new_file(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write; it appears whole when the block ends well, or not at all."""
+        folder = self.local or Path(tempfile.gettempdir())
+        path = folder / f".{name}.{uuid.uuid4().hex[:8]}.partial"
+        with self._errors(name):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("xb")
+        try:
+            with file:
+                yield file
+            with self._errors(name):
+                self._backend.commit(path, name)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a whole file, atomically."""
+        with self.new_file(name) as file:
+            file.write(data)
+
+    def sweep(self, prefix: str) -> None:
+        """Remove what a killed `new_file` left in a local folder."""
+        for path in self.local.glob(f".{prefix}*.partial") if self.local else ():
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ShardError:
+            raise
+        except Exception as error:
+            known = isinstance(error, OSError) or type(error).__module__.startswith("obstore")
+            if known or self.local is None:
+                raise self._error(name, error) from None
+            raise
+
+    def _error(self, name: str, error: Exception) -> ShardError:
+        where = f"{self}/{name}" if name else str(self)
+        if isinstance(error, FileNotFoundError):
+            return ShardError(
+                f"{where}: no such file; check the address, or build the shards again"
+            )
+        reason = _redact(str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
+        return ShardError(
+            f"{where}: {reason[:300]}; check the address, your access and the space left"
+        )
+
+
+def coalesce(spans: Sequence[Span], gap: int) -> tuple[list[int], list[int], list[int]]:
+    """Join members into ranges.
+
+    Args:
+        spans: Members, in any order, repeats allowed.
+        gap: Largest number of unwanted bytes between two members of one range.
+
+    Returns:
+        Starts and ends of the ranges, ascending, and for each span the range that holds it.
+    """
+    if not spans:
+        return [], [], []
+    first = np.array([span.offset for span in spans], np.int64)
+    order = np.argsort(first, kind="stable")
+    reach = np.maximum.accumulate((first + [span.size for span in spans])[order])
+    opens = np.concatenate([[True], first[order][1:] > reach[:-1] + gap])
+    closes = np.concatenate([opens[1:], [True]])
+    home = np.empty(len(spans), np.int64)
+    home[order] = np.cumsum(opens) - 1
+    return first[order][opens].tolist(), reach[closes].tolist(), home.tolist()
+
+
+class _Blocks(io.RawIOBase):
+    """A remote file read from start to end, one range a read."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self._read, self._size, self._at = read, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        data = self._read(self._at, end) if end > self._at else b""
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _redact(text: str) -> str:
+    """Without user names, passwords and queries of addresses: tokens travel in them."""
+    return re.sub(r"\?[^\s\"')]*", "", re.sub(r"://[^/\s]*@", "://", text))

@@ -1,0 +1,113 @@
+"""A small HTTP object server that can misbehave: ranges, and enough of S3 for small uploads."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Fault = Callable[["Handler", bytes], bytes | None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "ObjectServer"
+
+    def do_HEAD(self) -> None:
+        self.do_GET(body=False)
+
+    def do_GET(self, body: bool = True) -> None:
+        name = self.path.partition("?")[0]
+        self.server.log.append((self.command, name, self.headers.get("Range")))
+        data = self.server.objects.get(name)
+        if data is None:
+            self.answer(404)
+            return
+        fault = self.server.faults.pop(0) if body and self.server.faults else None
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        part, headers = data, {"ETag": '"e"', "Last-Modified": "Thu, 01 Jan 1970 00:00:00 GMT"}
+        if asked:
+            start, end = int(asked[1]), int(asked[2] or len(data) - 1) + 1
+            part = data[start:end]
+            headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(data)}"
+        sent = fault(self, part) if fault else part
+        if sent is not None:
+            self.answer(206 if asked else 200, sent if body else b"", len(part), headers)
+
+    def do_PUT(self) -> None:
+        self.server.log.append((self.command, self.path, None))
+        length = int(self.headers["Content-Length"])
+        self.server.objects[self.path.partition("?")[0]] = self.rfile.read(length)
+        self.answer(200, headers={"ETag": '"e"'})
+
+    def answer(
+        self,
+        status: int,
+        data: bytes = b"",
+        length: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data) if length is None else length))
+        self.end_headers()
+        self.wfile.write(data)
+        if length is not None and len(data) < length and self.command == "GET":
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+class ObjectServer(ThreadingHTTPServer):
+    """Objects by their path, faults for the next bodies, and a log of requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.objects: dict[str, bytes] = {}
+        self.faults: list[Fault | None] = []
+        self.log: list[tuple[str, str, str | None]] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that gives up is what some tests are about."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@contextmanager
+def object_server() -> Iterator[ObjectServer]:
+    with ObjectServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def unavailable(handler: Handler, part: bytes) -> None:
+    handler.answer(503)
+
+
+def forbidden(handler: Handler, part: bytes) -> None:
+    handler.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+
+
+def cut_short(handler: Handler, part: bytes) -> bytes:
+    return part[: len(part) // 2]
+
+
+def flipped(handler: Handler, part: bytes) -> bytes:
+    return part[:-1] + bytes([part[-1] ^ 1])
+
+
+def hanging(handler: Handler, part: bytes) -> bytes:
+    time.sleep(3)
+    return part
