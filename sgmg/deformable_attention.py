@@ -114,12 +114,57 @@ def sample(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -
     Returns:
         [N, S, M * C] in the type of `values`.
     """
-    grid = rearrange(locations * 2 - 1, "n s m l k xy -> l (n m) s k xy")
-    weights = rearrange(weights, "n s m l k -> l (n m) s k 1")
+    fastest = sample_by_bag if _no_gradient_on_cpu(values) else sample_by_grid
+    return fastest(values.float(), shapes, locations, weights).to(values.dtype)
+
+
+def sample_by_grid(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """`sample` as one `grid_sample` a level: fastest on a GPU and with gradients."""
+    grid = rearrange(locations * 2 - 1, "n s m l k xy -> l (n m) k s xy")
+    weights = rearrange(weights, "n s m l k -> l (n m) 1 k s")
     maps = values.flatten(0, 1).split([h * w for h, w in shapes], dim=-1)
-    total = 0
+    total = torch.zeros((), device=values.device)
     for level, (h, w) in enumerate(shapes):
-        image = maps[level].unflatten(-1, (h, w)).float()
-        picked = F.grid_sample(image, grid[level], align_corners=False)  # [(n m), c, s, k]
-        total = total + torch.einsum("n c s k, n s k -> n s c", picked, weights[level, ..., 0])
-    return rearrange(total, "(n m) s c -> n s (m c)", n=len(values)).to(values.dtype)
+        image = maps[level].unflatten(-1, (h, w))
+        picked = F.grid_sample(image, grid[level], align_corners=False)  # [(n m), c, k, s]
+        total = total + (picked * weights[level]).sum(2)
+    return rearrange(total, "(n m) c s -> n s (m c)", n=len(values))
+
+
+def sample_by_bag(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """`sample` as one weighted `embedding_bag` of the four cells around each point.
+
+    Reads whole channel rows, which makes it about twice as fast on a CPU; its gradient is not.
+    """
+    items, heads, _, cells = values.shape
+    sizes = locations.new_tensor([(w, h) for h, w in shapes])
+    width, height = sizes.T[..., None]
+    x, y = (locations * sizes[:, None] - 0.5).unbind(-1)
+    columns, rows = _neighbours(x, width), _neighbours(y, height)
+    start = F.pad((width * height).cumsum(0)[:-1], (0, 0, 1, 0)).int()
+    table_start = torch.arange(items * heads, device=values.device, dtype=torch.int32) * cells
+    start = rearrange(table_start, "(n m) -> n 1 m 1 1", m=heads) + start
+    index = [start + row * width.int() + column for row, _ in rows for column, _ in columns]
+    share = [near_y * near_x * weights for _, near_y in rows for _, near_x in columns]
+    picked = F.embedding_bag(
+        rearrange(torch.stack(index, 3), "n s m z l k -> (n s m) (z l k)"),
+        rearrange(values, "n m c s -> (n m s) c"),
+        per_sample_weights=rearrange(torch.stack(share, 3), "n s m z l k -> (n s m) (z l k)"),
+        mode="sum",
+    )
+    return rearrange(picked, "(n s m) c -> n s (m c)", n=items, m=heads)
+
+
+def _neighbours(position: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The two cells around `position` along one axis, and each one's share (zero outside)."""
+    lower = position.floor()
+    cells = []
+    for cell in (lower, lower + 1):
+        inside = (cell >= 0) & (cell < size)
+        share = (1 - (position - cell).abs()) * inside
+        cells.append((cell.clamp(min=0).minimum(size - 1).int(), share))
+    return cells
+
+
+def _no_gradient_on_cpu(values: Tensor) -> bool:
+    return values.device.type == "cpu" and not torch.is_grad_enabled()

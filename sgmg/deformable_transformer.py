@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from sgmg.deformable_attention import DeformableAttention, Shapes
 from sgmg.heads import inverse_sigmoid
 
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536}  # encoded together where no gradient is wanted
+
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention over all levels, then a two-layer perceptron; post-norm."""
@@ -33,7 +35,7 @@ class EncoderLayer(nn.Module):
         """Update tokens [N, S, C]; arguments as in `DeformableAttention.forward`."""
         attended = self.self_attn(x + positions, references, x, shapes, padding)
         x = self.norm1(x + self.dropout(attended))
-        inner = self.dropout(F.relu(self.linear1(x)))
+        inner = self.dropout(F.relu(self.linear1(x), inplace=True))
         return self.norm2(x + self.dropout(self.linear2(inner)))
 
 
@@ -54,15 +56,13 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, positions: Tensor, references: Tensor, memory: "Memory"
-    ) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, references: Tensor, memory: "Memory") -> Tensor:
         """Update queries.
 
         Args:
             x: queries [N, Q, C].
             positions: their position embedding [N, Q, C].
-            references: [N, Q, 2 | 4], normalised by the unpadded frame.
+            references: on each level [N, Q, L, 2 | 4], normalised by the padded level.
             memory: encoded maps of the N frames.
 
         Returns:
@@ -70,13 +70,11 @@ class DecoderLayer(nn.Module):
         """
         placed = x + positions
         x = self.norm2(x + self.dropout(self.self_attn(placed, placed, x, need_weights=False)[0]))
-        ratios = memory.valid_ratios[:, None]
-        scaled = references[:, :, None] * ratios.tile(references.shape[-1] // 2)
         attended = self.cross_attn(
-            x + positions, scaled, memory.tokens, memory.shapes, memory.padding
+            x + positions, references, memory.tokens, memory.shapes, memory.padding
         )
         x = self.norm1(x + self.dropout(attended))
-        inner = self.dropout(F.relu(self.linear1(x)))
+        inner = self.dropout(F.relu(self.linear1(x), inplace=True))
         return self.norm3(x + self.dropout(self.linear2(inner)))
 
 
@@ -201,13 +199,25 @@ class DeformableTransformer(nn.Module):
         ]
         ratios = torch.stack([_valid_ratio(p) for p in padding], 1)
         references = reference_grid(shapes, ratios)
-        per_frame = [torch.cat(placed, 1), references, torch.cat([p.flatten(1) for p in padding], 1)]
-        position, references, hidden_cells, ratios = (
-            repeat(x, "e ... -> (e t) ...", t=frames) for x in (*per_frame, ratios)
+        unseen = torch.cat([p.flatten(1) for p in padding], 1)
+        position, references, unseen, ratios = (
+            repeat(x, "e ... -> (e t) ...", t=frames)
+            for x in (torch.cat(placed, 1), references, unseen, ratios)
         )
+        # Frames do not see each other: without gradients, a few at a time fit cache and memory.
+        at_once = len(tokens)
+        if not torch.is_grad_enabled():
+            at_once = max(1, TOKENS_AT_ONCE.get(tokens.device.type, at_once) // tokens.shape[1])
+        parts = [x.split(at_once) for x in (tokens, position, references, unseen)]
+        encoded = [self._encode(x, p, r, shapes, u) for x, p, r, u in zip(*parts, strict=True)]
+        return Memory(torch.cat(encoded), shapes, unseen, ratios)
+
+    def _encode(
+        self, tokens: Tensor, positions: Tensor, references: Tensor, shapes: Shapes, padding: Tensor
+    ) -> Tensor:
         for layer in self.encoder.layers:
-            tokens = layer(tokens, position, references, shapes, hidden_cells)
-        return Memory(tokens, shapes, hidden_cells, ratios)
+            tokens = layer(tokens, positions, references, shapes, padding)
+        return tokens
 
     def decode(
         self, memory: Memory, content: Tensor, positions: Tensor, box_heads: Iterable[nn.Module]
@@ -221,13 +231,14 @@ class DeformableTransformer(nn.Module):
             box_heads: one a layer, [..., C] to a change of box in logit space [..., 4].
 
         Returns:
-            States and boxes of every layer; no gradient flows from a layer's boxes to earlier layers.
+            States and boxes of every layer; a layer's boxes send no gradient to earlier boxes.
         """
         positions = positions.expand_as(content)
         references = first = self.reference_points(positions).float().sigmoid()
         x, states, boxes = content, [], []
         for layer, box_head in zip(self.decoder.layers, box_heads, strict=True):
-            x = layer(x, positions, references, memory)
+            ratios = memory.valid_ratios[:, None].tile(references.shape[-1] // 2)
+            x = layer(x, positions, references[:, :, None] * ratios, memory)
             logits = F.pad(inverse_sigmoid(references), (0, 4 - references.shape[-1]))
             states.append(x)
             boxes.append((box_head(x).float() + logits).sigmoid())

@@ -3,34 +3,40 @@
 from einops import rearrange
 from torch import Tensor, nn
 
+from sgmg.positions import sine_position_1d
 
-class CrossModalAttention(nn.Module):
+
+class CrossAttention(nn.Module):
     """Each pixel gathers the words that concern it and is multiplied by them."""
 
     def __init__(self, hidden: int, *, heads: int = 8) -> None:
         """Build the layer; one serves all levels.
 
         Args:
-            hidden: Channels of pixels and words, a multiple of `heads`.
+            hidden: Channels C of pixels and words, a multiple of `heads`.
             heads: Attention heads.
         """
         super().__init__()
         self.multihead_attn = nn.MultiheadAttention(hidden, heads, batch_first=True)
 
-    def forward(self, visual: Tensor, words: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+    def forward(
+        self, visual: Tensor, words: Tensor, padding: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
         """Fuse the maps of a clip with the words of an expression.
 
         Args:
             visual: [E, T, C, h, w], the frames that belong to each expression.
             words: [E, L, C].
-            positions: Sine positions of the words [E, L, C]; they go to the keys only.
-            padding: [E, L] bool, True = pad.
+            padding: [E, L] bool, True = pad; at least one word of each expression is not.
+            positions: Of the words [E, L, C], added to the keys only; None = their sine positions.
 
         Returns:
-            [E, T, C, h, w]: visual times what its attention gathered, no residual.
+            [E, T, C, h, w]: `visual` times what its attention gathered, no residual.
 
-        Paper: Eq. (4).
+        Paper: spectrum-guided cross-modal fusion, the attention between the two spectral filters.
         """
+        if positions is None:
+            positions = sine_position_1d(padding, words.shape[-1])
         frames, height, width = visual.shape[1], *visual.shape[3:]
         pixels = rearrange(visual, "e t c h w -> e (t h w) c")
         gathered, _ = self.multihead_attn(

@@ -31,6 +31,10 @@ class Perceptron(nn.Module):
             x = F.relu(layer(x))
         return last(x)
 
+    def matrices(self) -> list[nn.Linear]:
+        """The linear layers, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
 
 def inverse_sigmoid(x: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Logit of `x` in [0, 1], kept finite by `epsilon` at both ends."""
@@ -48,10 +52,11 @@ def class_head(hidden: int) -> nn.Linear:
 def box_head(hidden: int, *, first: bool) -> Perceptron:
     """Change of a box in logit space; starts as no change, on small boxes in the first layer."""
     head = Perceptron(hidden, hidden, hidden, 4)
-    nn.init.zeros_(head.layers[-1].weight)
-    nn.init.zeros_(head.layers[-1].bias)
+    last = head.matrices()[-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
     if first:
-        nn.init.constant_(head.layers[-1].bias[2:], -2.0)
+        nn.init.constant_(last.bias[2:], -2.0)
     return head
 
 
@@ -72,7 +77,7 @@ class PatchKernels(nn.Module):
         inputs = hidden + 2
         self.sizes = [mask_channels * inputs, mask_channels**2, mask_channels, mask_channels]
         self.controller = Perceptron(hidden, hidden, hidden, sum(self.sizes))
-        for layer in self.controller.layers:
+        for layer in self.controller.matrices():
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -97,8 +102,10 @@ class PatchKernels(nn.Module):
             first = rearrange(first, "n q (o i) -> n q o i", o=self.sizes[-1])
             second = rearrange(second, "n q (o i) -> n q o i", o=self.sizes[-1])
             away = centres_px.float()[:, :, None] - cell_centres(height, width, features.device)
-            x = torch.einsum("n q o i, n i p -> n q o p", first[..., 2:], features.flatten(2).float())
-            x = x + torch.einsum("n q o i, n q p i -> n q o p", first[..., :2], away)
+            x = torch.einsum(
+                "n q o i, n i p -> n q o p", first[..., :-2], features.flatten(2).float()
+            )
+            x = x + torch.einsum("n q o i, n q p i -> n q o p", first[..., -2:], away)
             x = F.relu(x + first_bias[..., None])
             x = second @ x + second_bias[..., None]
         return rearrange(x, "n q o (h w) -> n q o h w", h=height)

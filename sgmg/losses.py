@@ -1,8 +1,7 @@
 """The training loss: class, box and masks at two granularities, after every decoder layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -10,27 +9,8 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from sgmg.boxes import cxcywh_to_xyxy, overlaps
-from sgmg.matcher import QueryOutput, Targets, Weights, dice_similarity, low_targets
-
-
-class LayerOutput(QueryOutput, Protocol):
-    """What one decoder layer says, with its selected query optimised."""
-
-    @property
-    def selected(self) -> Tensor:
-        """Index of the selected query, [E]."""
-
-    @property
-    def mask_logits(self) -> Tensor:
-        """Mask of the selected query at input size, [E, T, H, W]."""
-
-
-class ModelOutput(Protocol):
-    """What the model returns in training, one entry a decoder layer; the last is the main one."""
-
-    @property
-    def layers(self) -> Sequence[LayerOutput]:
-        """In order of depth."""
+from sgmg.matcher import Targets, Weights, dice_similarity, low_targets
+from sgmg.outputs import LayerOutput, SgMgOutput
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -56,10 +36,10 @@ class Criterion:
         weights: Weight of each term; the low masks weigh as the masks.
     """
 
-    weights: Weights = Weights()
+    weights: Weights = field(default_factory=Weights)
 
     def __call__(
-        self, outputs: ModelOutput, targets: Targets, num_visible: float | Tensor
+        self, outputs: SgMgOutput, targets: Targets, num_visible: float | Tensor
     ) -> dict[str, Tensor]:
         """Compute all terms in float32, also under autocast.
 
@@ -83,10 +63,11 @@ class Criterion:
                     terms[name + suffix] = term / num_visible
             values = torch.stack(list(terms.values()))
             _stop_if_not_finite(tuple(terms), values.detach())
-            weights = [self._weight(name) for name in terms]
+            weights = [self.weight(name) for name in terms]
             return {"total": values @ values.new_tensor(weights), **terms}
 
-    def _weight(self, term: str) -> float:
+    def weight(self, term: str) -> float:
+        """Weight of a term by its name."""
         kind = term.split("_")[0]
         return self.weights.label if kind == "class" else getattr(self.weights, kind)
 
@@ -136,14 +117,12 @@ def layer_terms(layer: LayerOutput, targets: Targets) -> dict[str, Tensor]:
         Scalars by name.
     """
     rows = torch.arange(len(layer.selected), device=layer.selected.device)
-    boxes = layer.boxes_cxcywh[rows, :, layer.selected].float()
+    boxes = layer.queries.boxes_cxcywh[rows, :, layer.selected].float()
     goal = targets.boxes_cxcywh.float()
-    assert layer.low_mask_logits is not None, "the loss needs low masks"
-    low = layer.low_mask_logits[rows, :, layer.selected]
     mask, dice = mask_terms(layer.mask_logits, targets.masks.float())
-    mask_low, dice_low = mask_terms(low, low_targets(targets.masks))
+    mask_low, dice_low = mask_terms(layer.low_mask_logits, low_targets(targets.masks))
     return {
-        "class": _class_term(layer.class_logits.float(), layer.selected, targets.visible),
+        "class": _class_term(layer.queries.class_logits.float(), layer.selected, targets.visible),
         "box": (boxes - goal).abs().sum(),
         "giou": (1 - overlaps(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal))[1]).sum(),
         "mask": mask,

@@ -1,12 +1,14 @@
 """Multi-granularity segmentation optimizer (MSO)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class MaskOptimizer(nn.Module):
     """Refines a patch mask with the backbone's raw features at strides 8 and 4.
+
+    The first convolution of a step sees mask and feature channels side by side. It is linear, so
+    the feature half (`prepare`) is computed once a frame, however many masks are refined there.
 
     Paper: "multi-granularity segmentation optimizer".
     """
@@ -20,6 +22,7 @@ class MaskOptimizer(nn.Module):
             eighth: channels of the raw map at stride 8.
         """
         super().__init__()
+        self.mask_channels = mask_channels
 
         def convolution(inputs: int) -> nn.Conv2d:
             return nn.Conv2d(inputs, mask_channels, 3, padding=1)
@@ -29,21 +32,41 @@ class MaskOptimizer(nn.Module):
         self.conv1_1div4 = convolution(mask_channels + quarter)
         self.conv2_1div4 = convolution(mask_channels)
 
-    def forward(self, patches: Tensor, quarter: Tensor, eighth: Tensor) -> Tensor:
-        """Refine patch masks of N frames.
+    def prepare(self, quarter: Tensor, eighth: Tensor) -> tuple[Tensor, Tensor]:
+        """The features' share of each step's first convolution.
 
         Args:
-            patches: [N, 16, h, w] at stride 8; not changed.
-            quarter: raw backbone map at stride 4, [N, C, 2h, 2w] up to rounding.
-            eighth: raw backbone map at stride 8, [N, C', h, w].
+            quarter: raw backbone map at stride 4, [N, C, h, w].
+            eighth: raw backbone map at stride 8, [N, C', h', w'].
 
         Returns:
-            [N, 16, *quarter's size]; pixel shuffle by 4 makes it a mask at frame resolution.
+            [N, 16, h, w] and [N, 16, h', w'].
         """
-        x = patches + _residual(patches, eighth, self.conv1_1div8, self.conv2_1div8)
+        return self._details(self.conv1_1div4, quarter), self._details(self.conv1_1div8, eighth)
+
+    def forward(self, patches: Tensor, details: tuple[Tensor, Tensor]) -> Tensor:
+        """Refine patch masks.
+
+        Args:
+            patches: [N, 16, h', w'] at stride 8.
+            details: from `prepare`, for the frame of each mask.
+
+        Returns:
+            [N, 16, h, w] at stride 4; pixel shuffle by 4 makes it a mask at frame resolution.
+        """
+        quarter, eighth = details
+        x = self.refine_eighth(patches, eighth)
         x = F.interpolate(x, size=quarter.shape[-2:], mode="bilinear", align_corners=False)
-        return x + _residual(x, quarter, self.conv1_1div4, self.conv2_1div4)
+        return x + self._residual(x, quarter, self.conv1_1div4, self.conv2_1div4)
 
+    def refine_eighth(self, patches: Tensor, eighth: Tensor) -> Tensor:
+        """The first step, at stride 8."""
+        return patches + self._residual(patches, eighth, self.conv1_1div8, self.conv2_1div8)
 
-def _residual(x: Tensor, feature: Tensor, mix: nn.Conv2d, out: nn.Conv2d) -> Tensor:
-    return out(F.relu(mix(F.relu(torch.cat([x, feature], 1)))))
+    def _details(self, mix: nn.Conv2d, feature: Tensor) -> Tensor:
+        weight = mix.weight[:, self.mask_channels :]
+        return F.conv2d(F.relu(feature), weight, mix.bias, padding=1)
+
+    def _residual(self, x: Tensor, details: Tensor, mix: nn.Conv2d, out: nn.Conv2d) -> Tensor:
+        weight = mix.weight[:, : self.mask_channels]
+        return out(F.relu(F.conv2d(F.relu(x), weight, padding=1) + details))

@@ -1,7 +1,6 @@
 """Which query stands for the object: the one with the least cost over the whole clip."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from sgmg.boxes import cxcywh_to_xyxy, overlaps
+from sgmg.outputs import QueryOutput
 
 
 @dataclass(frozen=True)
@@ -38,72 +38,55 @@ class Weights:
     dice: float = 5.0
 
 
-class QueryOutput(Protocol):
-    """What one decoder layer says about every query, before one is selected."""
-
-    @property
-    def class_logits(self) -> Tensor:
-        """[E, T, Q]."""
-
-    @property
-    def boxes_cxcywh(self) -> Tensor:
-        """[E, T, Q, 4], normalised."""
-
-    @property
-    def low_mask_logits(self) -> Tensor | None:
-        """[E, T, Q, H/2, W/2]."""
-
-
 @dataclass(frozen=True)
 class Matcher:
     """Selects the query of least cost for each expression.
 
     The class term counts frames with the object only; boxes and masks count every frame, absent
-    ones with an empty target, each frame alike.
+    ones with an empty target. Masks are compared as whole clips.
 
     Args:
         weights: Weight of each term of the cost.
     """
 
-    weights: Weights = Weights()
+    weights: Weights = field(default_factory=Weights)
 
-    @torch.no_grad()
-    def __call__(self, layer: QueryOutput, targets: Targets) -> Tensor:
+    def __call__(self, queries: QueryOutput, targets: Targets) -> Tensor:
         """Select a query for each expression.
 
         Args:
-            layer: Output of one decoder layer.
+            queries: All queries of one decoder layer.
             targets: The object each expression means.
 
         Returns:
             Index of the selected query, [E].
         """
-        expressions, _, queries = layer.class_logits.shape
-        if queries == 1:  # nothing to choose: save the mask costs
-            return torch.zeros(expressions, dtype=torch.long, device=layer.class_logits.device)
-        return self.costs(layer, targets).argmin(-1)
+        expressions, _, count = queries.class_logits.shape
+        if count == 1:  # nothing to choose: save the mask costs
+            return torch.zeros(expressions, dtype=torch.long, device=queries.class_logits.device)
+        return self.costs(queries, targets).argmin(-1)
 
     @torch.no_grad()
-    def costs(self, layer: QueryOutput, targets: Targets) -> Tensor:
+    def costs(self, queries: QueryOutput, targets: Targets) -> Tensor:
         """Cost of each query, in float32.
 
         Args:
-            layer: Output of one decoder layer, with the low masks of all queries.
+            queries: All queries of one decoder layer.
             targets: The object each expression means.
 
         Returns:
             [E, Q].
         """
-        assert layer.low_mask_logits is not None, "matching needs the low masks of every query"
-        with torch.autocast(layer.class_logits.device.type, enabled=False):
+        logits, boxes = queries.class_logits.float(), queries.boxes_cxcywh.float()
+        with torch.autocast(logits.device.type, enabled=False):
             masks = low_targets(targets.masks).unsqueeze(2)
-            boxes = targets.boxes_cxcywh.float().unsqueeze(2)
+            target_boxes = targets.boxes_cxcywh.float().unsqueeze(2)
             weights = self.weights
             return (
-                weights.label * _class_cost(layer.class_logits.float(), targets.visible)
-                + weights.box * _box_cost(layer.boxes_cxcywh.float(), boxes)
-                + weights.giou * _giou_cost(layer.boxes_cxcywh.float(), boxes)
-                + _mask_costs(layer.low_mask_logits.float(), masks, weights)
+                weights.label * _class_cost(logits, targets.visible)
+                + weights.box * _box_cost(boxes, target_boxes)
+                + weights.giou * _giou_cost(boxes, target_boxes)
+                + _mask_costs(queries.low_mask_logits.float(), masks, weights)
             )
 
 
@@ -136,9 +119,8 @@ def dice_similarity(probabilities: Tensor, targets: Tensor) -> Tensor:
 def _class_cost(logits: Tensor, visible: Tensor) -> Tensor:
     positive = sigmoid_focal_loss(logits, torch.ones_like(logits))
     negative = sigmoid_focal_loss(logits, torch.zeros_like(logits))
-    weight = F.normalize(
-        visible.float(), p=1, dim=1
-    )  # mean over visible frames; 0 if there is none
+    # mean over visible frames, 0 if there is none
+    weight = F.normalize(visible.float(), p=1, dim=1)
     return torch.einsum("etq,et->eq", positive - negative, weight)
 
 
@@ -151,7 +133,7 @@ def _giou_cost(boxes: Tensor, targets: Tensor) -> Tensor:
 
 
 def _mask_costs(logits: Tensor, targets: Tensor, weights: Weights) -> Tensor:
-    logits, targets = (rearrange(x, "e t q h w -> e t q (h w)") for x in (logits, targets))
+    logits, targets = (rearrange(x, "e t q h w -> e q (t h w)") for x in (logits, targets))
     focal = sigmoid_focal_loss(logits, targets.expand_as(logits)).mean(-1)
     dice = dice_similarity(logits.sigmoid(), targets)
-    return (weights.mask * focal - weights.dice * dice).mean(1)
+    return weights.mask * focal - weights.dice * dice

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from sgmg.backbone import build_backbone
@@ -15,8 +17,16 @@ from sgmg.deformable_transformer import Decoded, DeformableTransformer, Memory
 from sgmg.fusion import CrossAttention
 from sgmg.heads import PATCH, PatchKernels, box_head, class_head
 from sgmg.mask_optimizer import MaskOptimizer
+from sgmg.model_folder import (
+    MODEL_CARD,
+    find_folder,
+    load_weights,
+    read_config,
+    read_weights,
+    write_folder,
+)
 from sgmg.outputs import LayerOutput, QueryOutput, Select, SgMgOutput, VisualFeatures
-from sgmg.positions import sine_position_2d
+from sgmg.positions import resize_padding, sine_position_1d, sine_position_2d
 from sgmg.spectrum import SpectralFilter
 from sgmg.text_encoder import TextEncoder, Tokens
 
@@ -24,13 +34,24 @@ LEVELS = 4  # strides 8, 16, 32 of the backbone and 64 made here
 SMALLEST = 3  # cells a side of the stride-64 map that the spectral filter's 3x3 kernel needs
 
 
-class SgMg(nn.Module):
+class SgMg(
+    nn.Module,
+    ModelHubMixin,
+    library_name="sgmg",
+    license="apache-2.0",
+    tags=["referring-video-object-segmentation", "video-segmentation"],
+    paper_url="https://arxiv.org/abs/2307.13537",
+    model_card_template=MODEL_CARD,
+):
     """Finds the object an expression names in every frame of a clip.
 
-    Paper: Miao et al., Spectrum-guided Multi-granularity Referring Video Object Segmentation, Fig. 2.
+    Paper: Miao et al., Spectrum-guided Multi-granularity Referring Video Object Segmentation,
+    Fig. 2.
     """
 
-    def __init__(self, config: SgMgConfig, *, tokenizer: Any = None, pretrained: bool = False) -> None:
+    def __init__(
+        self, config: SgMgConfig, *, tokenizer: Any = None, pretrained: bool = False
+    ) -> None:
         """Build the network with fresh weights.
 
         Args:
@@ -45,10 +66,11 @@ class SgMg(nn.Module):
             config.backbone, pretrained=pretrained, drop_path=config.drop_path
         )
         self.text_encoder = TextEncoder(
-            config.text_config or config.text_model,
+            config.text_config or config.text_model or "",
             tokenizer,
             hidden=hidden,
             dropout=config.dropout,
+            freeze=config.freeze_text,
         )
         self.projections = nn.ModuleList(_projections(self.backbone.channels, hidden))
         self.filters_before = nn.ModuleList(SpectralFilter(hidden) for _ in range(LEVELS))
@@ -71,6 +93,28 @@ class SgMg(nn.Module):
         self.kernels = PatchKernels(hidden, config.mask_channels)
         quarter, eighth, *_ = self.backbone.channels
         self.mask_optimizer = MaskOptimizer(config.mask_channels, quarter=quarter, eighth=eighth)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, source: str | Path, **download: Any
+    ) -> "SgMg":
+        """Load a saved network, in evaluation mode; a folder needs no network connection.
+
+        Args:
+            source: folder written by `save_pretrained`, or the name of a Hugging Face repository.
+            download: passed to `huggingface_hub.snapshot_download` (revision, token ...).
+
+        Raises:
+            CheckpointError: nothing is there, or it is broken or of another network.
+        """
+        folder = find_folder(source, **download)
+        config, tokenizer = read_config(folder)
+        model = cls(config, tokenizer=tokenizer)
+        load_weights(model, read_weights(folder), str(source))
+        return model.eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_folder(save_directory, self.config, self, self.text_encoder)
 
     def forward(
         self,
@@ -124,21 +168,23 @@ class SgMg(nn.Module):
         if annotated is not None:
             clips = torch.arange(len(frames), device=frames.device)
             raw = [x[clips, annotated][:, None] for x in raw]
-        maps, gaussian = [], None
+        gaussian = None
         levels, gaussians, masks, positions = [], [], [], []
         for level, project in enumerate(self.projections):
             x = project(raw[min(level + 1, 3)].flatten(0, 1))
             x, gaussian = self.filters_before[level](x, gaussian)
-            mask = _resize_padding(padding, x.shape[-2:])
+            mask = resize_padding(padding, (x.shape[-2], x.shape[-1]))
             levels.append(x.unflatten(0, raw[0].shape[:2]))
             gaussians.append(gaussian)
             masks.append(mask)
             positions.append(sine_position_2d(mask, self.config.hidden))
+        details = self.mask_optimizer.prepare(raw[0].flatten(0, 1), raw[1].flatten(0, 1))
+        quarter, eighth = (x.unflatten(0, raw[0].shape[:2]) for x in details)
         rows, columns = (~padding).any(2).sum(1), (~padding).any(1).sum(1)
         return VisualFeatures(
             levels=tuple(levels),
             gaussians=tuple(gaussians),
-            raw=(raw[0], raw[1]),
+            details=(quarter, eighth),
             padding=tuple(masks),
             positions=tuple(positions),
             sizes=torch.stack([rows, columns], 1),
@@ -175,9 +221,7 @@ class SgMg(nn.Module):
         features = self.mask_features(memory)
         last = self.config.decoder_layers - 1
         chosen = range(last + 1) if self._every_layer(every_layer) else (last,)
-        return SgMgOutput(
-            tuple(self.output(i, decoded, features, visual, select) for i in chosen)
-        )
+        return SgMgOutput(tuple(self.output(i, decoded, features, visual, select) for i in chosen))
 
     def _every_layer(self, asked: bool | None) -> bool:
         return self.training if asked is None else asked
@@ -185,10 +229,11 @@ class SgMg(nn.Module):
     def fuse(self, visual: VisualFeatures, words: Tensor, word_padding: Tensor) -> list[Tensor]:
         """Spectrum-guided cross-modal fusion: maps [E, T, C, h, w] that know the expression."""
         fused = []
+        places = sine_position_1d(word_padding, words.shape[-1])
         for x, gaussian, after in zip(
             visual.levels, visual.gaussians, self.filters_after, strict=True
         ):
-            x = self.fusion(x, words, word_padding)
+            x = self.fusion(x, words, word_padding, places)
             fused.append(after(x.flatten(0, 1), gaussian)[0].unflatten(0, x.shape[:2]))
         return fused
 
@@ -201,9 +246,7 @@ class SgMg(nn.Module):
         """Decode Q queries a frame, each starting as the sentence."""
         frames = len(memory.tokens) // len(sentence)
         content = repeat(sentence, "e c -> (e t) q c", t=frames, q=self.config.queries)
-        return self.transformer.decode(
-            memory, content, self.query_positions.weight, self.box_heads
-        )
+        return self.transformer.decode(memory, content, self.query_positions.weight, self.box_heads)
 
     def mask_features(self, memory: Memory) -> Tensor:
         """Sum of the encoded maps of strides 8, 16 and 32 at stride 8, [N, C, h, w]."""
@@ -213,3 +256,80 @@ class SgMg(nn.Module):
                 x, size=first.shape[-2:], mode="bicubic", align_corners=False
             )
         return first
+
+    def output(
+        self, layer: int, decoded: Decoded, features: Tensor, visual: VisualFeatures, select: Select
+    ) -> LayerOutput:
+        """Scores and boxes of a decoder layer's queries, masks of those `select` chooses.
+
+        Args:
+            layer: of the decoder, from 0.
+            decoded: states and boxes of all layers.
+            features: mask features [E * T, C, h, w].
+            visual: features of the clip of each expression.
+            select: as in `forward`.
+        """
+        states, boxes = decoded.states[layer], decoded.boxes_cxcywh[layer]
+        expressions = len(visual.sizes)
+        per_clip = partial(rearrange, pattern="(e t) ... -> e t ...", e=expressions)
+        frames = len(states) // expressions
+        size_px = repeat(visual.sizes.flip(1), "e xy -> (e t) 1 xy", t=frames)
+        centres_px = boxes[..., :2].detach() * size_px
+
+        @torch.no_grad()
+        def draw_all() -> Tensor:
+            patches = self.kernels.draw(self.kernels(states), features, centres_px)
+            return per_clip(_shuffle(patches, visual.frame_size, stride=2))
+
+        logits = self.class_heads[layer](states)
+        queries = QueryOutput(per_clip(logits)[..., 0], per_clip(boxes), draw_all)
+        selected = select(queries)
+        index = repeat(selected.view(expressions, -1), "e k -> (e t) k 1", t=frames)
+        patches = self.kernels.draw(
+            self.kernels(states.take_along_dim(index, 1)),
+            features,
+            centres_px.take_along_dim(index, 1),
+        )
+        count = index.shape[1]
+        details = [repeat(x, "e t c h w -> (e t k) c h w", k=count) for x in visual.details]
+        refined = self.mask_optimizer(patches.flatten(0, 1), (details[0], details[1]))
+        masks = [
+            per_clip(_shuffle(x, visual.frame_size, stride=stride))
+            for x, stride in ((patches, 2), (refined.unflatten(0, (-1, count)), 1))
+        ]
+        low, high = masks if selected.dim() == 2 else [x.squeeze(2) for x in masks]
+        return LayerOutput(queries, selected, low, high)
+
+
+def _projections(channels: Sequence[int], hidden: int) -> list[nn.Sequential]:
+    """Backbone maps of strides 8, 16, 32 to `hidden` channels, and stride 64 from the last."""
+    convolutions = [nn.Conv2d(c, hidden, 1) for c in channels[1:]]
+    convolutions.append(nn.Conv2d(channels[-1], hidden, 3, stride=2, padding=1))
+    for convolution in convolutions:
+        nn.init.xavier_uniform_(convolution.weight)
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
+    return [nn.Sequential(c, nn.GroupNorm(32, hidden)) for c in convolutions]
+
+
+def _shuffle(patches: Tensor, frame_size: tuple[int, int], *, stride: int) -> Tensor:
+    """Patch maps [..., 16, h, w] to masks [..., H, W] of the frame at `stride`."""
+    height, width = (side // stride for side in frame_size)
+    return F.pixel_shuffle(patches, PATCH).squeeze(-3)[..., :height, :width]
+
+
+def _check(frames: Tensor, padding: Tensor) -> None:
+    if frames.dim() != 5 or frames.shape[2] != 3:
+        raise ValueError(f"frames {list(frames.shape)}: must be [B, T, 3, H, W]")
+    clips, _, _, height, width = frames.shape
+    if padding.shape != (clips, height, width) or padding.dtype != torch.bool:
+        raise ValueError(
+            f"padding {list(padding.shape)} {padding.dtype}: must be bool [B, H, W] like frames "
+            f"{list(frames.shape)}"
+        )
+    smallest = 64 * (SMALLEST - 1) + 1
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"frames of {height}x{width} pixels: at least {smallest} a side are needed (the "
+            f"stride-64 map must have {SMALLEST}x{SMALLEST} cells); enlarge or pad them"
+        )

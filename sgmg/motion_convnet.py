@@ -23,20 +23,20 @@ class ResidualStage(nn.Module):
 
         Args:
             in_channels: channels of the incoming map.
-            out_channels: channels of the outgoing map; a multiple of 8 (group normalisation).
+            out_channels: channels of the outgoing map.
         """
         super().__init__()
         self.down = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False),
-            nn.GroupNorm(8, out_channels),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(),
         )
         self.block = nn.Sequential(
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(8, out_channels),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(8, out_channels),
+            nn.BatchNorm2d(out_channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class ResidualStage(nn.Module):
 
 
 class NeighbourCorrelation(nn.Module):
-    """Similarity of every location to a window around it in the previous and the next frame."""
+    """Adds to every location how it moves: where the frames beside it show the same thing."""
 
     def __init__(self, channels: int, *, radius: int) -> None:
         """Build the layer.
@@ -64,13 +64,13 @@ class NeighbourCorrelation(nn.Module):
         grid = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij")).reshape(2, window)
         self.register_buffer("displacement", grid, persistent=False)
         self.mix = nn.Sequential(
-            nn.Conv2d(2 * (window + 2), channels, 1),
+            nn.Conv2d(window + 2, channels, 1),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
     def _compare(self, x: Tensor, other: Tensor) -> Tensor:
-        """Cosine similarities [N, window, h, w] and their soft displacement [N, 2, h, w]."""
+        """Cosine similarity of [N, C, h, w] to the window around each cell of `other`: [N, k, p]."""
         n, _, h, w = x.shape
         r, side = self.radius, 2 * self.radius + 1
         padded = F.pad(other, (r, r, r, r)).flatten(2)
@@ -80,33 +80,40 @@ class NeighbourCorrelation(nn.Module):
         steps = torch.arange(side, device=x.device)
         window = (steps[:, None] * (w + 2 * r) + steps).flatten()
         index = (corner[:, None] + window).expand(n, -1, -1)
-        similarity = pairs.gather(2, index).transpose(1, 2)
+        return pairs.gather(2, index).transpose(1, 2)
+
+    def _velocity(self, similarity: Tensor) -> Tensor:
+        """Similarities [N, k, p] with the displacement they favour behind them, [N, k + 2, p]."""
         weights = (similarity * self.temperature).softmax(1)
         moved = torch.einsum("a k, n k p -> n a p", self.displacement, weights)
-        return rearrange(torch.cat([similarity, moved], 1), "n k (h w) -> n k h w", h=h)
+        return torch.cat([similarity, moved], 1)
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Add what moved to the features of each frame.
 
+        The frame before, with displacements turned round, and the frame behind tell the same
+        velocity; it is their mean, at the ends of the clip the one there is.
+
         Args:
             x: maps of B clips of T frames, [B*T, C, h, w].
-            num_frames: T. The first frame has no previous and the last no next one: zeros there,
-                so an image (T = 1) carries no motion.
+            num_frames: T; an image (T = 1) shows no motion.
 
         Returns:
             [B*T, C, h, w].
         """
         if num_frames == 1:
-            empty = x.new_zeros(x.shape[0], self.mix[0].in_channels, *x.shape[2:])
-            return x + self.mix(empty)
+            return x + self.mix(x.new_zeros(len(x), self.mix[0].in_channels, *x.shape[2:]))
         features = F.normalize(self.features(x), dim=1)
         clips = rearrange(features, "(b t) c h w -> b t c h w", t=num_frames)
         earlier, later = clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1)
-        pad = (0, 0, 0, 0, 0, 0)
-        forth = rearrange(self._compare(earlier, later), "(b t) k h w -> b t k h w", b=len(clips))
-        back = rearrange(self._compare(later, earlier), "(b t) k h w -> b t k h w", b=len(clips))
-        both = torch.cat([F.pad(back, (*pad, 1, 0)), F.pad(forth, (*pad, 0, 1))], dim=2)
-        return x + self.mix(both.flatten(0, 1))
+        forth = self._velocity(self._compare(earlier, later))
+        back = self._velocity(self._compare(later, earlier).flip(1))
+        forth, back = (v.unflatten(0, (len(clips), num_frames - 1)) for v in (forth, back))
+        total = F.pad(forth, (0, 0, 0, 0, 0, 1)) + F.pad(back, (0, 0, 0, 0, 1, 0))
+        beside = x.new_full((num_frames, 1, 1), 2.0)
+        beside[0], beside[-1] = 1.0, 1.0
+        motion = (total / beside).flatten(0, 1).unflatten(2, x.shape[2:])
+        return x + self.mix(motion)
 
 
 class MotionConvNet(nn.Module):
@@ -116,20 +123,19 @@ class MotionConvNet(nn.Module):
         """Build the network.
 
         Args:
-            channels: channels of the four stages, multiples of 8.
+            channels: channels of the four stages.
             radius: largest motion between neighbouring frames, in cells of 8 pixels.
         """
         super().__init__()
-        first, *rest = channels
+        first = channels[0]
         self.channels = tuple(channels)
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False),
-            nn.GroupNorm(8, first),
+            nn.BatchNorm2d(first),
             nn.ReLU(),
         )
-        widths = (first, first, *rest)
-        pairs = itertools.pairwise(widths)
-        self.stages = nn.ModuleList(ResidualStage(a, b) for a, b in pairs)
+        widths = (first, *channels)
+        self.stages = nn.ModuleList(ResidualStage(a, b) for a, b in itertools.pairwise(widths))
         self.motion = NeighbourCorrelation(channels[1], radius=radius)
 
     def forward(self, frames: Tensor) -> list[Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 
@@ -14,7 +15,8 @@ class VisualFeatures:
     Attributes:
         levels: four maps [B, T, C, h, w], strides 8, 16, 32, 64, after the first spectral filter.
         gaussians: the Gaussian of each level [1, 1, h, w].
-        raw: the backbone's own maps [B, T, C', h, w], strides 4 and 8 (for the mask optimizer).
+        details: what the mask optimizer sees of the raw backbone maps of strides 4 and 8,
+            [B, T, 16, h, w] each.
         padding: bool [B, h, w] a level, True on padded cells.
         positions: sine positions [B, C, h, w] a level.
         sizes: unpadded (height, width) of the frames in pixels, int64 [B, 2].
@@ -23,7 +25,7 @@ class VisualFeatures:
 
     levels: tuple[Tensor, ...]
     gaussians: tuple[Tensor, ...]
-    raw: tuple[Tensor, Tensor]
+    details: tuple[Tensor, Tensor]
     padding: tuple[Tensor, ...]
     positions: tuple[Tensor, ...]
     sizes: Tensor
@@ -34,7 +36,7 @@ class VisualFeatures:
         return VisualFeatures(
             levels=tuple(x[clip_index] for x in self.levels),
             gaussians=self.gaussians,
-            raw=(self.raw[0][clip_index], self.raw[1][clip_index]),
+            details=(self.details[0][clip_index], self.details[1][clip_index]),
             padding=tuple(x[clip_index] for x in self.padding),
             positions=tuple(x[clip_index] for x in self.positions),
             sizes=self.sizes[clip_index],
@@ -58,7 +60,10 @@ class QueryOutput:
 
     @cached_property
     def low_mask_logits(self) -> Tensor:
-        """Low-granularity masks of all queries [E, T, Q, H / 2, W / 2], computed on first use."""
+        """Masks of all queries before the mask optimizer, [E, T, Q, H / 2, W / 2].
+
+        Computed on first use and without gradient: they serve to choose, not to learn.
+        """
         return self.draw()
 
 
@@ -117,5 +122,4 @@ def best_query(queries: QueryOutput) -> Tensor:
 def every_query(queries: QueryOutput) -> Tensor:
     """All queries [E, Q], for the benchmarks that rank them."""
     expressions, _, count = queries.class_logits.shape
-    index = queries.class_logits.new_zeros(()).long().new_tensor(range(count))
-    return index.expand(expressions, count)
+    return torch.arange(count, device=queries.class_logits.device).expand(expressions, count)

@@ -18,7 +18,7 @@ def _waves(position: Tensor, channels: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
-def word_positions(padding: Tensor, channels: int) -> Tensor:
+def sine_position_1d(padding: Tensor, channels: int) -> Tensor:
     """Sine position of every word, counted over the words that are not padding.
 
     Args:
@@ -32,7 +32,7 @@ def word_positions(padding: Tensor, channels: int) -> Tensor:
     return _waves(count / (count[:, -1:] + _EPSILON) * 2 * math.pi, channels)
 
 
-def pixel_positions(padding: Tensor, channels: int) -> Tensor:
+def sine_position_2d(padding: Tensor, channels: int) -> Tensor:
     """Sine position of every pixel of the frame that is not padding, centres of the pixels.
 
     Args:

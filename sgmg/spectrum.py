@@ -57,8 +57,9 @@ class SpectralFilter(nn.Module):
         h, w = x.shape[-2:]
         rows, columns = _window_sums(h, x), _window_sums(w, x)
         means = rearrange(x @ columns, "n c h j -> n c j h") @ rows / ((h - 2) * (w - 2))
-        mean = torch.einsum("n c j i, o c i j -> n o", means, self.laplace.weight)
-        return rearrange(self.fc(mean + self.laplace.bias).sigmoid(), "n 1 -> n 1 1 1")
+        kernel = rearrange(self.laplace.weight, "o c i j -> o (c j i)")
+        edges = F.linear(rearrange(means, "n c j i -> n (c j i)"), kernel, self.laplace.bias)
+        return rearrange(self.fc(edges).sigmoid(), "n 1 -> n 1 1 1")
 
     def forward(self, x: Tensor, gaussian: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Filter a map, in float32 whatever autocast says.
@@ -74,7 +75,7 @@ class SpectralFilter(nn.Module):
         Raises:
             ValueError: The map is too small.
 
-        Paper: Eq. (1) to (3).
+        Paper: spectrum-guided cross-modal fusion, spectral part.
         """
         h, w = x.shape[-2:]
         if min(h, w) < 3:

@@ -18,11 +18,14 @@ def _read_cases(config: pytest.Config) -> tuple[Path, Cases]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`backbone_case` = (published name, tag); `model_case`, `training_case` = file name."""
-    _, cases = _read_cases(metafunc.config)
+    """`backbone_case` = (published name, tag); `{text,model,training}_case` = file name."""
+    folder, cases = _read_cases(metafunc.config)
     tags = [(name, tag) for name, case in cases.get("backbones", {}).items() for tag in case]
     if "backbone_case" in metafunc.fixturenames:
         metafunc.parametrize("backbone_case", tags, ids=["-".join(tag) for tag in tags])
+    if "text_case" in metafunc.fixturenames:
+        files = sorted(path.stem for path in folder.glob("text_encoder_*layer.npz"))
+        metafunc.parametrize("text_case", files)
     for fixture, part in (("model_case", "models"), ("training_case", "training")):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, list(cases.get(part, {})))

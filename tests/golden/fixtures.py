@@ -1,13 +1,13 @@
 """Reference numbers of the published implementation: seeded weights, seeded inputs, stored arrays.
 
 No weights are stored. Every floating tensor is a function of its published `state_dict` name, so a
-module is seeded by `seed_module(module, published)` where `published` maps our names to those (or is
-the published prefix, if they agree).
+module is seeded by `seed_module(module, published)` where `published` maps our names to those (or
+is the published prefix, if they agree).
 
 In tests, ask for the fixtures of `conftest.py`: `golden_dir`, `cases` (the folder's cases.json),
-`golden` (reads one npz by name), and the parametrised `backbone_case`, `model_case`,
-`training_case`. Seeds, sizes and backbones come from `cases` only: `pytest tests/golden --golden DIR`
-runs on any folder of this form.
+`golden` (reads one npz by name), and the parametrised `backbone_case`, `text_case`, `model_case`,
+`training_case`. Seeds, sizes and backbones come from `cases` only:
+`pytest tests/golden --golden DIR` runs on any folder of this form.
 """
 
 import math
@@ -122,7 +122,7 @@ def read_fixture(path: Path) -> dict[str, Entry]:
 
 
 def compare(entry: Entry, array: Tensor | np.ndarray) -> float:
-    """Largest deviation of `array` (and its statistics) from `entry`, relative to max(1, abs-max)."""
+    """Largest deviation of `array` and its statistics, relative to max(1, abs-max)."""
     got = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
     assert got.shape == entry.shape, f"shape {got.shape}, reference has {entry.shape}"
     got = got.astype(np.float64).reshape(-1)

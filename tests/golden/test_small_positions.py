@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from sgmg.positions import pixel_positions, word_positions
+from sgmg.positions import sine_position_1d, sine_position_2d
 from tests.golden.fixtures import compare
 
 
@@ -15,12 +15,12 @@ def test_pixel_positions(cases, golden):
         padding[i, :height, :width] = False
     want = golden("mod_small")
     np.testing.assert_array_equal(padding, want["pos2d_mask"].array)
-    assert compare(want["pos2d"], pixel_positions(padding, 256)) < 2e-5
+    assert compare(want["pos2d"], sine_position_2d(padding, 256)) < 2e-5
 
 
 def test_word_positions(cases, golden):
     want = golden("mod_small")
     padding = torch.from_numpy(want["pos1d_mask"].array)
     assert padding.shape[1] == cases["modules"]["mod_small"]["pos1d"]["L"]
-    positions = word_positions(padding, 256)
+    positions = sine_position_1d(padding, 256)
     assert compare(want["pos1d"], rearrange(positions, "e l c -> e c l")) < 2e-5

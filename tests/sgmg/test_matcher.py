@@ -1,17 +1,10 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from sgmg.matcher import Matcher, Targets, Weights
-
-
-@dataclass(frozen=True)
-class Queries:
-    class_logits: Tensor
-    boxes_cxcywh: Tensor
-    low_mask_logits: Tensor
+from sgmg.outputs import QueryOutput
 
 
 def square_targets() -> Targets:
@@ -24,17 +17,17 @@ def square_targets() -> Targets:
     return Targets(masks=masks, boxes_cxcywh=boxes, visible=masks.flatten(2).any(-1))
 
 
-def guesses(queries: int, seed: int = 0) -> Queries:
+def guesses(queries: int, seed: int = 0) -> QueryOutput:
     g = torch.Generator().manual_seed(seed)
-    return Queries(
+    low = torch.randn(2, 3, queries, 8, 8, generator=g)
+    return QueryOutput(
         class_logits=torch.randn(2, 3, queries, generator=g),
         boxes_cxcywh=torch.rand(2, 3, queries, 4, generator=g) * 0.5 + 0.2,
-        low_mask_logits=torch.randn(2, 3, queries, 8, 8, generator=g),
+        draw=lambda: low,
     )
 
 
-def perfect(layer: Queries, targets: Targets, queries: tuple[int, int]) -> Queries:
-    layer = replace(layer, low_mask_logits=layer.low_mask_logits.clone())
+def perfect(layer: QueryOutput, targets: Targets, queries: tuple[int, int]) -> QueryOutput:
     for e, q in enumerate(queries):
         layer.boxes_cxcywh[e, :, q] = targets.boxes_cxcywh[e]
         layer.low_mask_logits[e, :, q] = targets.masks[e, :, 1::2, 1::2] * 20.0 - 10
@@ -47,7 +40,10 @@ def test_the_query_that_has_box_and_mask_is_selected() -> None:
 
 
 def test_one_query_is_selected_without_looking_at_masks() -> None:
-    layer = replace(guesses(1), low_mask_logits=None)
+    def forbidden() -> torch.Tensor:
+        raise AssertionError("drawn for nothing")
+
+    layer = replace(guesses(1), draw=forbidden)
     assert Matcher()(layer, square_targets()).tolist() == [0, 0]
 
 
@@ -86,9 +82,13 @@ def test_a_large_class_weight_lets_the_score_decide() -> None:
 
 def test_costs_are_float32_under_autocast() -> None:
     targets = square_targets()
-    layer = Queries(**{k: v.bfloat16() for k, v in vars(guesses(3)).items()})
+    narrow, low = guesses(3), guesses(3).low_mask_logits.bfloat16()
+
+    def as_type(dtype: torch.dtype) -> QueryOutput:
+        logits, boxes = narrow.class_logits.bfloat16(), narrow.boxes_cxcywh.bfloat16()
+        return QueryOutput(logits.to(dtype), boxes.to(dtype), lambda: low.to(dtype))
+
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        costs = Matcher().costs(layer, targets)
-    wide = Queries(**{k: v.float() for k, v in vars(layer).items()})
+        costs = Matcher().costs(as_type(torch.bfloat16), targets)
     assert costs.dtype == torch.float32
-    assert torch.equal(costs, Matcher().costs(wide, targets))
+    assert torch.equal(costs, Matcher().costs(as_type(torch.float32), targets))

@@ -1,0 +1,126 @@
+"""How weights move: parameter groups, learning-rate scale and schedules."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
+from transformers import PreTrainedModel
+
+_POSITIONS = ("sampling_offsets", "reference_points")  # layers that only place sampling points
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, backbone_lr: float, text_lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Sort the trainable parameters into the four published groups, for AdamW.
+
+    All parameters decay, biases and norms too.
+
+    Args:
+        model: The network; its ``backbone`` and any Hugging Face model inside it have own rates.
+        lr: Rate of everything else, sampling points included.
+        backbone_lr: Rate of the backbone.
+        text_lr: Rate of the text model (its projections train at ``lr``).
+        weight_decay: Decay of every group.
+
+    Returns:
+        Groups ``base``, ``backbone``, ``text_encoder``, ``linear_proj`` with ``name``, ``params``,
+        ``lr``, ``weight_decay``; a group may be empty.
+    """
+    rates = {"base": lr, "backbone": backbone_lr, "text_encoder": text_lr, "linear_proj": lr}
+    members: dict[str, list[Tensor]] = {name: [] for name in rates}
+    text_models = [n for n, m in model.named_modules() if isinstance(m, PreTrainedModel)]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members[_group(name, text_models)].append(parameter)
+    return [
+        {"name": name, "params": members[name], "lr": rate, "weight_decay": weight_decay}
+        for name, rate in rates.items()
+    ]
+
+
+def learning_rate_scale(global_batch: int, *, clips_per_gpu: int, from_scratch: bool) -> float:
+    """Factor on all published learning rates.
+
+    The published runs multiply them by GPUs / 8 (by GPUs / 4 on video without a checkpoint); the
+    number of GPUs they would need for this batch stands in for it.
+
+    Args:
+        global_batch: Clips an update, over all processes and accumulation steps.
+        clips_per_gpu: Of the published recipe.
+        from_scratch: Video training that does not start from a checkpoint.
+
+    Returns:
+        The factor.
+    """
+    return global_batch / clips_per_gpu / (4 if from_scratch else 8)
+
+
+def step_decay(optimizer: Optimizer, drops: Sequence[int], *, factor: float = 0.1) -> MultiStepLR:
+    """Multiply all rates by ``factor`` at each drop.
+
+    Args:
+        optimizer: What to schedule.
+        drops: Updates after which the rates fall.
+        factor: New over old rate.
+
+    Returns:
+        A scheduler to step once an update.
+    """
+    return MultiStepLR(optimizer, milestones=list(drops), gamma=factor)
+
+
+def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, floor: float = 1.0) -> LambdaLR:
+    """Raise all rates linearly, then lower them along half a cosine; ``floor`` 1 keeps them.
+
+    Args:
+        optimizer: What to schedule.
+        warmup: Updates of the rise; the first already moves the weights.
+        total: Updates in all.
+        floor: Last rate over the highest.
+
+    Returns:
+        A scheduler to step once an update.
+
+    Raises:
+        ValueError: The rise is longer than the training.
+    """
+    if not 0 <= warmup <= total:
+        raise ValueError(f"warm-up of {warmup} updates: must lie between 0 and {total=}")
+
+    def factor(update: int) -> float:
+        if update < warmup:
+            return (update + 1) / warmup
+        progress = min((update - warmup) / max(total - warmup, 1), 1.0)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
+    """Norm of the gradient of each top-level part, for the log.
+
+    Args:
+        model: After ``backward``.
+
+    Returns:
+        Scalars by the name of the part; parts without gradient are left out.
+    """
+    norms = {}
+    for name, part in model.named_children():
+        gradients = [p.grad for p in part.parameters() if p.grad is not None]
+        if gradients:
+            norms[name] = get_total_norm(gradients)
+    return norms
+
+
+def _group(name: str, text_models: Sequence[str]) -> str:
+    if name.startswith("backbone."):
+        return "backbone"
+    if any(name.startswith(f"{prefix}.") for prefix in text_models):
+        return "text_encoder"
+    return "linear_proj" if any(word in name for word in _POSITIONS) else "base"

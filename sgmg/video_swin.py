@@ -1,0 +1,129 @@
+"""Video Swin: features of every frame of a clip that looked at the other frames."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from einops import rearrange, reduce
+from torch import Tensor, nn
+from torchvision.models import video
+from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+WINDOW = (8, 7, 7)  # frames, rows, columns of an attention window
+
+
+@dataclass(frozen=True)
+class SwinSize:
+    """Width after the patch embedding (doubled by every stage), blocks and heads of each stage."""
+
+    width: int
+    depths: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of the four stages."""
+        return self.width, 2 * self.width, 4 * self.width, 8 * self.width
+
+
+SIZES = {
+    "t": SwinSize(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "s": SwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "b": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "l": SwinSize(192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+KINETICS = {
+    "t": video.Swin3D_T_Weights.KINETICS400_V1,
+    "s": video.Swin3D_S_Weights.KINETICS400_V1,
+    "b": video.Swin3D_B_Weights.KINETICS400_IMAGENET22K_V1,
+}
+
+
+class VideoSwin(nn.Module):
+    """torchvision's 3-D Swin with a one-frame patch, read before each down-sampling, no norms."""
+
+    def __init__(self, size: SwinSize, *, drop_path: float = 0.2) -> None:
+        """Build the network with random weights.
+
+        Args:
+            size: Width, depths, heads.
+            drop_path: Probability of skipping the last block in training; earlier ones less.
+        """
+        super().__init__()
+        swin = SwinTransformer3d(
+            patch_size=[1, 4, 4],
+            embed_dim=size.width,
+            depths=list(size.depths),
+            num_heads=list(size.heads),
+            window_size=list(WINDOW),
+            stochastic_depth_prob=drop_path,
+            num_classes=1,
+        )
+        self.patch_embed = swin.patch_embed
+        self.features = swin.features
+        share_position_index(self)
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """Stages of strides 4, 8, 16, 32: [B, T, 3, H, W] -> four [B*T, C, h, w], h = ceil(H/s)."""
+        x = self.patch_embed(rearrange(frames, "b t c h w -> b c t h w"))
+        stages = []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i % 2 == 0:
+                stages.append(rearrange(x, "b t h w c -> (b t) c h w"))
+        return stages
+
+    def published_name(self, name: str) -> str:
+        """The published checkpoints' name of the `state_dict` entry `name`."""
+        if merging := re.fullmatch(r"features\.([135])\.(\w.*)", name):
+            return f"downsamples.{int(merging[1]) // 2}.{merging[2]}"
+        return published_block(name, first=0)
+
+
+def published_block(name: str, *, first: int) -> str:
+    """Rename an entry of a torchvision Swin block; other names stay.
+
+    Args:
+        name: `features.<2i + first>.<j>.<rest>` for block j of stage i.
+        first: Index of the first stage in `features`.
+
+    Returns:
+        `layers.<i>.blocks.<j>.<rest>` with `mlp.fc1`, `mlp.fc2`.
+    """
+    block = re.fullmatch(r"features\.(\d+)\.(\d+)\.(.+)", name)
+    if not block:
+        return name
+    rest = block[3].replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
+    return f"layers.{(int(block[1]) - first) // 2}.blocks.{block[2]}.{rest}"
+
+
+def share_position_index(swin: nn.Module) -> None:
+    """Keep one table of relative positions for all blocks, and keep it out of checkpoints.
+
+    Args:
+        swin: A torchvision Swin, whose windows all have one size.
+    """
+    name, shared = "relative_position_index", None
+    for module in swin.modules():
+        if name in module._buffers:
+            shared = module._buffers[name] if shared is None else shared
+            module.register_buffer(name, shared, persistent=False)
+
+
+def from_kinetics(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn torchvision's Kinetics weights into those of `VideoSwin`.
+
+    Args:
+        weights: `state_dict` of a `SwinTransformer3d` whose patch spans several frames.
+
+    Returns:
+        A `state_dict` of `VideoSwin`: the patch summed over time (a still clip embeds as before),
+        classifier left out.
+    """
+    kept = {
+        name: value
+        for name, value in weights.items()
+        if name.startswith(("patch_embed.", "features.")) and not name.endswith("position_index")
+    }
+    patch = kept["patch_embed.proj.weight"]
+    return kept | {"patch_embed.proj.weight": reduce(patch, "o i t h w -> o i 1 h w", "sum")}

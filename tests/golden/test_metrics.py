@@ -1,0 +1,150 @@
+"""J, F, their statistics, A2D and RefCOCO scores against the published numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sgmg.metrics import (
+    RankedMasks,
+    average_precision,
+    box_precision,
+    contour_accuracy,
+    overlap_summary,
+    region_similarity,
+    score_best_assignment,
+    summarise,
+)
+from tests.golden.fixtures import blob, rand
+
+TOLERANCE = 1e-9
+
+
+@pytest.fixture(scope="module")
+def want(golden_dir):
+    path = golden_dir / "metrics.json"
+    if not path.is_file():
+        pytest.skip(f"{golden_dir} has no metrics.json")
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def clip(cases):
+    """Truths and predictions [O, T, H, W], void [T, H, W]."""
+    case, seed = cases["metrics"]["davis"], cases["metrics"]["seed"]
+    height, width, frames = case["h"], case["w"], case["frames"]
+    truths, predictions = np.zeros((2, case["objects"], frames, height, width), bool)
+    for o in range(case["objects"]):
+        for t in range(frames):
+            truths[o, t] = blob(seed + 100 * o + t, height, width)
+            predictions[o, t] = np.roll(truths[o, t], (t - 2, 2 * o + t // 2), (0, 1))
+        predictions[o, 7] = blob(seed + 100 * o + 7 + 50, height, width)
+    truths[:, [3, 6]] = False
+    predictions[:, [5, 6]] = False
+    void = np.stack([blob(seed + 300 + t, height, width, 1) for t in range(frames)])
+    return truths, predictions, void
+
+
+def of_each(score, predictions, truths, *rest, **settings):
+    pairs = zip(predictions, truths, strict=True)
+    return np.array([score(p, g, *rest, **settings) for p, g in pairs])
+
+
+def close(got, want):
+    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "score"), [("J", region_similarity), ("F", contour_accuracy)])
+def test_frames(want, clip, name, score):
+    truths, predictions, void = clip
+    close(of_each(score, predictions, truths), want["davis"][name])
+    close(of_each(score, predictions, truths, void), want["davis"][f"{name}_void"])
+    predictions = np.stack([predictions[0], np.zeros_like(predictions[1])])
+    close(of_each(score, predictions, truths), want["davis"][f"{name}_missing_object"])
+
+
+def test_bound_in_pixels(want, clip):
+    truths, predictions, _ = clip
+    close(contour_accuracy(predictions[0], truths[0], bound=3), want["davis"]["F_bound_th_3px"])
+
+
+def test_best_assignment(want, clip):
+    truths, predictions, void = clip
+    j, f = score_best_assignment(predictions[::-1], truths, void)
+    # the published scorer lists the result by prediction
+    close(j[::-1], want["davis"]["J_unsup"])
+    close(f[::-1], want["davis"]["F_unsup"])
+
+
+def test_statistics(want):
+    for name in "JF":
+        for frames, stats in zip(
+            want["davis"][name], want["davis"][f"{name}_stats_MRD"], strict=True
+        ):
+            got = summarise(frames)
+            close([got.mean, got.recall, got.decay], stats)
+    mean = np.mean([summarise(x).mean for name in "JF" for x in want["davis"][name]])
+    close(mean, want["davis"]["global_JF_mean"])
+
+
+@pytest.fixture(scope="module")
+def ranked(cases):
+    """Truths [N, H, W], candidates [N, 3, H, W], scores [N, 3]."""
+    case, seed = cases["metrics"]["a2d"], cases["metrics"]["seed"]
+    count, height, width = case["n"], case["h"], case["w"]
+    truths = np.stack([blob(seed + 600 + i, height, width, 2) for i in range(count)])
+    masks = np.zeros((count, 3, height, width), bool)
+    for i, truth in enumerate(truths):
+        for k in range(2):
+            masks[i, k] = np.roll(truth, ((i % 5) - 1 + k, (i % 4) * k), (0, 1))
+        masks[i, 2] = blob(seed + 700 + i, height, width, 2)
+    masks[4, 0] = False
+    return truths, masks, rand(seed + 500, count, 3)
+
+
+def entries(ranked):
+    truths, masks, scores = ranked
+    return [RankedMasks.encode(*x) for x in zip(masks, scores, truths, strict=True)]
+
+
+def test_overlaps_of_the_best(want, ranked):
+    got = overlap_summary(*zip(*(e.best_overlap() for e in entries(ranked)), strict=True))
+    close(got["overall_iou"], want["a2d"]["overall_iou"])
+    close(got["mean_iou"], want["a2d"]["mean_iou"])
+    for threshold, share in want["a2d"]["precision_at_k"].items():
+        close(got[f"precision@{threshold}"], share)
+
+
+def test_average_precision(want, ranked):
+    got = average_precision(entries(ranked))
+    close(list(got.values()), want["a2d"]["coco_stats"][: len(got)])
+
+
+def boxes_px(masks):
+    """Corners of the inclusive pixel extent, zero for an empty mask."""
+    boxes = torch.zeros(*masks.shape[:-2], 4)
+    for index in np.ndindex(masks.shape[:-2]):
+        y, x = np.nonzero(masks[index])
+        if len(y):
+            boxes[index] = torch.tensor([x.min(), y.min(), x.max() + 1, y.max() + 1]).float()
+    return boxes
+
+
+def test_overlaps_of_boxes(want, ranked):
+    truths, masks, scores = ranked
+    best = masks[np.arange(len(masks)), scores.argmax(1)]
+    a, b = boxes_px(best), boxes_px(truths)
+    sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
+    both = sides.prod(1)
+    either = sum((x[:, 2:] - x[:, :2]).prod(1) for x in (a, b)) - both
+    got = overlap_summary(both, either)
+    close(got.pop("overall_iou"), want["a2d"]["bbox_overall_iou"])
+    close(got.pop("mean_iou"), want["a2d"]["bbox_mean_iou"])
+    close(list(got.values()), want["a2d"]["bbox_precision_at_k"])
+
+
+def test_box_precision(want, ranked):
+    truths, masks, scores = ranked
+    got = box_precision(boxes_px(masks), scores, boxes_px(truths))
+    close(list(got.values()), want["refexp_precision_sorted"])

@@ -1,0 +1,74 @@
+"""From network masks to answers, against the published numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from sgmg.predictor import candidates, merge_objects, resized, restore
+from tests.golden.fixtures import rand, randn
+
+
+@pytest.fixture
+def want(golden_dir):
+    return json.loads((golden_dir / "post.json").read_text())
+
+
+def blocks(seed: int, *shape: int) -> torch.Tensor:
+    """Logits of 8x8 pixels a cell."""
+    cells = 2 * randn(seed, *shape)
+    return cells.repeat_interleave(8, -2).repeat_interleave(8, -1)
+
+
+def test_video_masks(want, golden):
+    case, stored = want["params"]["ytvos"], golden("post")
+    logits = blocks(case["seed"], case["t"], *case["grid"])
+    height, width = case["unpadded"]
+    masks = restore(logits[:, :height, :width], tuple(case["original"])) > 0
+    assert list(masks.shape) == stored["ytvos/shape"].array.tolist()
+    assert masks.flatten(1).sum(1).tolist() == stored["ytvos/area"].array.tolist()
+    assert np.array_equal(np.packbits(masks.numpy()), stored["ytvos/bits"].array)
+
+
+def test_merged_objects(want, golden):
+    case, stored = want["params"]["ytvos"], golden("post")
+    height, width = case["unpadded"]
+    seeds = want["params"]["davis_seeds"]
+    logits = torch.stack([blocks(seed, case["t"], *case["grid"]) for seed in seeds])
+    logits = restore(logits[..., :height, :width], tuple(case["original"]))
+    labels = merge_objects(logits.sigmoid())
+    assert np.array_equal(labels.numpy(), stored["davis/labels"].array)
+    counts = torch.bincount(labels.flatten().long(), minlength=len(seeds) + 1)
+    assert counts.tolist() == stored["davis/counts"].array.tolist()
+
+
+@pytest.mark.parametrize("benchmark", ["a2d", "refcoco"])
+def test_candidates(want, benchmark):
+    case = want["params"]["a2d"]
+    clips, queries, (seed_logits, seed_masks, seed_boxes) = case["b"], case["q"], case["seeds"]
+    logits = randn(seed_logits, clips, 1, queries, 1)
+    masks = blocks(seed_masks, clips, 1, queries, *case["grid"])
+    boxes = rand(seed_boxes, clips, 1, queries, 4) * 0.4 + 0.2
+    for i, expected in enumerate(want[benchmark]):
+        (height, width), original = case["size"][i], tuple(case["orig"][i])
+        got = candidates(logits[i, 0, :, 0], masks[i, 0, :, :height, :width], boxes[i, 0], original)
+        # a2d lists queries as they come, refcoco best first; masks are stored of the first few
+        for place, query in enumerate(np.argsort(expected["scores"])[::-1]):
+            assert got.scores[place].item() == pytest.approx(expected["scores"][query], rel=1e-6)
+            assert got.masks[place].sum() == expected["area"][query]
+            if query < len(expected["rle"]):
+                mask = coco_mask.decode(expected["rle"][query]).astype(bool)
+                assert np.array_equal(got.masks[place].numpy(), mask)
+            if "boxes" in expected:
+                box = torch.tensor(expected["boxes"][query])
+                torch.testing.assert_close(got.boxes_xyxy_px[place], box, rtol=1e-5, atol=1e-4)
+
+
+def test_size_rules(golden_dir):
+    tables = json.loads((golden_dir / "data.json").read_text())
+    for width, height, got_width, got_height in tables["inference_resize"]["rows"]:
+        assert resized(height, width, 360) == (got_height, got_width)
+    for width, height, short, long, got_width, got_height in tables["resize_table"]["rows"]:
+        assert resized(height, width, short, long) == (got_height, got_width)

@@ -1,0 +1,58 @@
+"""Which frames make a clip: equal to the published sampling, draw for draw."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards.clips import ClipSampling, clip_frames, list_items
+from shards.schema import Expression
+from tests.golden.published_draws import FrameDraws, seed_published
+
+
+@pytest.fixture(scope="module")
+def tables(golden_dir: Path) -> dict[str, Any]:
+    return json.loads((golden_dir / "data.json").read_text())
+
+
+def test_youtube_vos(tables: dict[str, Any]) -> None:
+    rows = tables["ytvos_sampling"]["rows"]
+    assert rows
+    for length, anchor, num_frames, seed, mode, expected in rows:
+        sampling = ClipSampling.youtube_vos()
+        if mode != "train":
+            sampling = replace(sampling, reverse=0.0)
+        seed_published(seed)
+        chosen = clip_frames(sampling, length, anchor, num_frames, FrameDraws())
+        assert chosen == expected, (length, anchor, num_frames, seed, mode)
+
+
+def test_a2d(tables: dict[str, Any]) -> None:
+    rows = tables["a2d_sampling"]["rows"]
+    assert rows
+    for length, frame, num_frames, subset, seed, (expected, where) in rows:
+        sampling = ClipSampling.a2d() if subset == "train" else ClipSampling(frames="middle")
+        seed_published(seed)
+        chosen = clip_frames(sampling, length, frame - 1, num_frames, FrameDraws())
+        assert chosen == expected, (length, frame, num_frames, subset, seed)
+        assert chosen.index(frame - 1) == where
+
+
+def test_where_clips_start(tables: dict[str, Any]) -> None:
+    starts = tables["ytvos_clip_starts"]
+    assert starts
+    for name, expected in starts.items():
+        length, num_frames = map(int, name.split("_"))
+        items = list_items([_Video(length)], [0], ClipSampling.youtube_vos(), num_frames)
+        assert items.anchor.tolist() == expected
+
+
+class _Video:
+    expressions = (Expression("0", "the dog", ("1",)),)
+
+    def __init__(self, length: int) -> None:
+        self.annotated = np.ones(length, bool)
+        self.visible = {"1": self.annotated}

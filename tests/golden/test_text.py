@@ -1,0 +1,47 @@
+"""Text encoder against the published implementation."""
+
+import re
+
+import numpy as np
+import torch
+
+from sgmg.text_encoder import TextEncoder, Tokens
+from tests.golden.fixtures import compare, pad_ids, randn, seed_module
+
+TOLERANCE = 2e-5
+
+
+def roberta(layers: int, vocab_size: int = 50265) -> TextEncoder:
+    """Sizes of roberta-base but for the number of layers (and of words)."""
+    config = {
+        "model_type": "roberta",
+        "vocab_size": vocab_size,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "num_hidden_layers": layers,
+    }
+    encoder = TextEncoder(config)
+    return seed_module(encoder, encoder.published_name)
+
+
+@torch.inference_mode()
+def test_text_model(text_case, cases, golden):
+    want = golden(text_case)
+    layers = int(re.search(r"\d+", text_case)[0])
+    ids, attention = pad_ids(cases["text_encoder"])
+    np.testing.assert_array_equal(ids, want["input_ids"].array)
+    np.testing.assert_array_equal(attention, want["attention_mask"].array)
+    last, pooled = roberta(layers).encode(Tokens(ids, attention))
+    assert compare(want[f"layers{layers}/last_hidden"], last) < TOLERANCE
+    assert compare(want[f"layers{layers}/pooled"], pooled) < TOLERANCE
+
+
+@torch.inference_mode()
+def test_projections(cases, golden):
+    want, seeds = golden("mod_small"), cases["modules"]["mod_small"]["seeds"]
+    encoder = roberta(1, vocab_size=10)
+    words = encoder.words(randn(seeds["text_proj"], 2, 3, 768))
+    sentence = encoder.sentence(randn(seeds["sentence_proj"], 2, 768))
+    assert compare(want["text_proj"], words) < TOLERANCE
+    assert compare(want["sentence_proj"], sentence) < TOLERANCE

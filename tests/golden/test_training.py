@@ -1,0 +1,206 @@
+"""One training step against the published numbers: costs, matches, losses, gradients, update."""
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sgmg import LayerOutput, SgMg
+from sgmg.checkpoint import to_published_name
+from sgmg.losses import Criterion, count_visible, normaliser
+from sgmg.matcher import Matcher, Targets
+from sgmg.optim import parameter_groups
+from tests.golden.fixtures import Entry, blob, case_clips, compare
+from tests.golden.models import case_tokens, golden_model
+
+OUTPUTS, LOSSES, GRADIENTS, NORMS = 1e-4, 1e-5, 1e-3, 1e-3
+CANCELLING = ("input_fft.0.fc.2.weight", "input_fft.0.laplace.weight")  # small sum of large parts
+CANCELLING_NORMS = 2e-2
+RATES = {"lr": 1e-4, "backbone_lr": 5e-5, "text_lr": 1e-5, "weight_decay": 5e-4}
+STEP = 0.02  # of the learning rate
+
+
+def case_targets(case) -> Targets:
+    """Seeded masks and the boxes of their inclusive pixel extent."""
+    frames, _ = case_clips(case)
+    visible = torch.tensor(case["visible"], dtype=torch.bool)
+    masks = torch.zeros(*visible.shape, *frames.shape[-2:], dtype=torch.bool)
+    boxes = torch.zeros(*visible.shape, 4)
+    for i, f in visible.nonzero().tolist():
+        height, width = case["clips"][i]["h"], case["clips"][i]["w"]
+        mask = blob(case["seed"] + 50 + 10 * i + f, height, width)
+        y, x = (axis.float() for axis in mask.nonzero(as_tuple=True))
+        masks[i, f, :height, :width] = mask
+        centre = torch.stack([x.min() + x.max(), y.min() + y.max()]) / 2
+        size = torch.stack([x.max() - x.min(), y.max() - y.min()])
+        boxes[i, f] = torch.cat([centre, size]) / torch.tensor([width, height] * 2)
+    return Targets(masks=masks, boxes_cxcywh=boxes, visible=visible)
+
+
+@dataclass
+class Step:
+    """What one training step of the published recipe gave; tensors by published name."""
+
+    targets: Targets
+    layers: tuple[LayerOutput, ...]
+    costs: list[Tensor]  # a layer
+    terms: dict[str, Tensor]
+    norms: dict[str, float]  # of the gradient of every parameter
+    untouched: list[str]  # parameters without gradient
+    gradients: dict[str, Tensor]  # those that are stored
+    deltas: dict[str, Tensor]  # likewise
+
+
+def trainable(model: SgMg) -> dict[str, nn.Parameter]:
+    named = model.named_parameters()
+    return {to_published_name(model, n): p for n, p in named if p.requires_grad}
+
+
+def stored_as(prefix: str, stored: dict[str, Entry]) -> dict[str, str]:
+    """Published name of each entry `prefix/name`; of the two of a box head, the shorter."""
+    names = [name for name in stored if name.startswith(f"{prefix}/")]
+    return {name: alias(name.partition("/")[2]) for name in names}
+
+
+def train_once(cases, name: str, stored: dict[str, Entry]) -> Step:
+    case = cases["training"][name]
+    model = golden_model(cases, case["backbone"], dropout=0.0, drop_path=0.0, freeze_text=True)
+    for module in model.train().modules():
+        if isinstance(module, nn.Dropout):  # those of the text model
+            module.p = 0.0
+    frames, padding = case_clips(case)
+    annotated = None if case["annotated"] is None else torch.tensor(case["annotated"])
+    targets, matcher, costs = case_targets(case), Matcher(), []
+
+    def select(queries):
+        costs.append(matcher.costs(queries, targets))
+        return matcher(queries, targets)
+
+    output = model(frames, padding, case_tokens(cases, case), select, annotated=annotated)
+    terms = Criterion()(output, targets, normaliser(count_visible([targets])))
+    terms["total"].backward()
+
+    parameters = trainable(model)
+    touched = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+    norms = {n: gradient.double().norm().item() for n, gradient in touched.items()}
+    gradients = {n: touched[n].clone() for n in stored_as("grad", stored).values()}
+    names = stored_as("step_delta", stored).values()
+    before = {n: parameters[n].detach().clone() for n in names}
+    torch.nn.utils.clip_grad_norm_(parameters.values(), 0.1)
+    torch.optim.AdamW(parameter_groups(model, **RATES)).step()
+    deltas = {n: parameters[n].detach() - before[n] for n in names}
+    untouched = sorted(set(parameters) - set(touched))
+    return Step(targets, output.layers, costs, terms, norms, untouched, gradients, deltas)
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """Training steps by case name."""
+    return {}
+
+
+@pytest.fixture
+def step(steps, cases, golden, training_case) -> Step:
+    if training_case not in steps:
+        steps[training_case] = train_once(cases, training_case, golden(training_case))
+    return steps[training_case]
+
+
+@pytest.fixture
+def want(golden_dir, training_case):
+    return json.loads((golden_dir / f"{training_case}.json").read_text())
+
+
+def ours(name: str) -> str:
+    """Our name of a published term: `loss_ce_0` -> `class_0`."""
+    kind, _, layer = name.removeprefix("loss_").partition("_")
+    kind = {"ce": "class", "bbox": "box"}.get(kind, kind)
+    return f"{kind}_{layer}" if layer else kind
+
+
+def alias(name: str) -> str:
+    """The box heads have two published names; ours are listed by the shorter."""
+    return name.replace("transformer.decoder.bbox_embed.", "bbox_embed.")
+
+
+def test_targets(step, golden, training_case):
+    stored = golden(training_case)
+    for i, (boxes, masks) in enumerate(
+        zip(step.targets.boxes_cxcywh, step.targets.masks, strict=True)
+    ):
+        assert compare(stored[f"target{i}/boxes"], boxes) < 1e-6
+        assert masks.flatten(1).sum(1).tolist() == stored[f"target{i}/mask_area"].array.tolist()
+
+
+def test_outputs_of_every_layer(step, golden, training_case):
+    stored = golden(training_case)
+    *aux, main = step.layers
+    for prefix, layer in [("out", main), *((f"aux{i}", x) for i, x in enumerate(aux))]:
+        got = {
+            "pred_logits": layer.queries.class_logits[..., None],
+            "pred_boxes": layer.queries.boxes_cxcywh,
+            "pred_masks": layer.mask_logits,
+            "pred_masks_low": layer.low_mask_logits,
+        }
+        for name, tensor in got.items():
+            entry = stored[f"{prefix}/{name}"]
+            assert compare(entry, tensor.reshape(entry.shape)) < OUTPUTS, f"{prefix}/{name}"
+
+
+def test_costs_and_matches(step, golden, training_case, want):
+    stored = golden(training_case)
+    *aux, main = step.costs
+    costs = torch.cat([main, *aux])
+    reference = torch.tensor(want["matcher_costs_main_then_aux_per_clip"])
+    torch.testing.assert_close(costs, reference, rtol=LOSSES, atol=LOSSES)
+    *aux, main = step.layers
+    assert main.selected.tolist() == stored["match/main"].array.tolist()
+    assert [x.selected.tolist() for x in aux] == stored["match/aux"].array.tolist()
+
+
+def test_every_loss_term(step, want):
+    assert count_visible([step.targets]) == want["num_boxes"]
+    assert {ours(name) for name in want["losses"]} == set(step.terms) - {"total"}
+    criterion, deviation = Criterion(), {}
+    for name, value in want["losses"].items():
+        deviation[name] = abs(step.terms[ours(name)].item() / value - 1)
+        assert criterion.weight(ours(name)) == want["weights"][name]
+    deviation["total"] = abs(step.terms["total"].item() / want["total"] - 1)
+    assert max(deviation.values()) < LOSSES, deviation
+
+
+def test_gradient_norms(step, want):
+    assert step.untouched == want["trainable_without_grad"]
+    parts = defaultdict(float)
+    for name, norm in step.norms.items():
+        # the published model reports the shared box heads under its transformer
+        part = name.split(".")[0]
+        parts["transformer" if part == "bbox_embed" else part] += norm**2
+    got = {name: math.sqrt(value) for name, value in parts.items()}
+    assert math.hypot(*got.values()) == pytest.approx(want["total_grad_norm"], rel=NORMS)
+    assert got == pytest.approx(want["grad_norm_by_top_module"], rel=NORMS)
+    for name, norm in want["grad_norms"].items():
+        tolerance = CANCELLING_NORMS if name in CANCELLING else NORMS
+        assert step.norms[alias(name)] == pytest.approx(norm, rel=tolerance), name
+
+
+def test_gradients(step, golden, training_case):
+    stored, deviation = golden(training_case), {}
+    for name, key in stored_as("grad", stored).items():
+        largest = min(float(abs(stored[name].values).max()), 1.0)  # `compare` divides by 1 or more
+        deviation[name] = compare(stored[name], step.gradients[key]) / largest
+    assert deviation
+    assert max(deviation.values()) < GRADIENTS, deviation
+
+
+def test_one_update(step, golden, training_case):
+    stored = golden(training_case)
+    if not step.deltas:
+        pytest.skip("this case has no update")
+    for name, key in stored_as("step_delta", stored).items():
+        rate = RATES["backbone_lr" if key.startswith("backbone") else "lr"]
+        assert compare(stored[name], step.deltas[key]) < STEP * rate, name

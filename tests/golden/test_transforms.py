@@ -1,0 +1,233 @@
+"""Sizes, boxes, masks, words, pixels and colours against the published transforms."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shards.augment import Augmentation, draw_colours, draw_steps, resized
+from shards.dali import DEVIATION, MEAN, Collator, FrameDecoder, recolour
+from shards.record import (
+    Crop,
+    Mirror,
+    Record,
+    Resize,
+    Step,
+    gather_maps,
+    mask_box,
+    mirror_words,
+    transform_boxes,
+)
+from shards.source import target_boxes
+from tests.golden.fixtures import Cases, Entry, blob, compare, read_fixture
+from tests.golden.published_draws import ColourDraws, StepDraws, seed_published
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The three frames that the reference numbers start from."""
+
+    tables: dict[str, Any]
+    arrays: dict[str, Entry]
+    frames: np.ndarray
+    masks: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.masks.shape[1], self.masks.shape[2]
+
+
+@pytest.fixture(scope="module")
+def clip(golden_dir: Path, cases: Cases) -> Clip:
+    tables = json.loads((golden_dir / "data.json").read_text())
+    height, width = cases["data"]["frame"]
+    k, y, x, c = np.ogrid[:3, :height, :width, :3]
+    frames = ((3 * x + 2 * y + 50 * c + 20 * k) % 256).astype(np.uint8)
+    masks = np.zeros((3, height, width), bool)
+    masks[0] = np.asarray(blob(cases["data"]["mask_seed"], height, width, 1)) > 0
+    left, top, right, bottom = (int(v) for v in tables["transforms"]["boxes_in"][2])
+    masks[2, top : bottom + 1, left : right + 1] = True
+    return Clip(tables, read_fixture(golden_dir / "data.npz"), frames, masks)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[FrameDecoder]:
+    decoder = FrameDecoder(device="cpu", threads=1, max_frames=3)
+    yield decoder
+    decoder.close()
+
+
+def steps_of(clip: Clip, name: str) -> tuple[Step, ...]:
+    """What the name of a reference outcome stands for."""
+    if name.startswith("resize_"):
+        short, longest = name.split("_")[1:]
+        return (
+            Resize(*resized(*clip.size, int(short), None if longest == "None" else int(longest))),
+        )
+    if name.startswith("crop_"):
+        source = clip.tables["transforms"]["steps"][name.removesuffix("_check")]
+        return (Crop(*source["region_ijhw"]),)
+    if name in ("hflip", "random_hflip_p1"):
+        return (Mirror(),)
+    assert name in ("input", "check_only", "normalize"), f"unknown reference outcome {name}"
+    return ()
+
+
+def outcomes(clip: Clip) -> Iterator[tuple[str, dict[str, Any], Record]]:
+    for name, expected in clip.tables["transforms"]["steps"].items():
+        if not name.startswith("pad"):  # padding is the batch's, see test_loader.py
+            yield name, expected, Record(clip.size, steps_of(clip, name))
+
+
+def decode(decoder: FrameDecoder, frames: np.ndarray, record: Record) -> list[torch.Tensor]:
+    images = []
+    for frame in frames:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "PNG")
+        images.append(file.getvalue())
+    return decoder.decode(images, [record] * len(images))
+
+
+def test_sizes(clip: Clip) -> None:
+    for width, height, short, longest, out_width, out_height in clip.tables["resize_table"]["rows"]:
+        assert resized(height, width, short, longest) == (out_height, out_width)
+    for width, height, out_width, out_height in clip.tables["inference_resize"]["rows"]:
+        assert resized(height, width, 360, None) == (out_height, out_width)
+
+
+def test_boxes_of_masks(clip: Clip) -> None:
+    found = [mask_box(mask) or (0, 0, 0, 0) for mask in clip.masks]
+    np.testing.assert_array_equal(found, clip.tables["transforms"]["boxes_in"])
+
+
+def test_geometry(clip: Clip) -> None:
+    boxes = np.array(clip.tables["transforms"]["boxes_in"], np.float32)
+    checked = 0
+    for name, expected, record in outcomes(clip):
+        assert list(record.size) == expected["size"], name
+        rows, columns = gather_maps(record)
+        masks = clip.masks[:, rows][:, :, columns]
+        assert masks.sum((1, 2)).tolist() == expected["mask_area"], name
+        bits = np.packbits(masks.reshape(-1))
+        np.testing.assert_array_equal(bits, clip.arrays[f"{name}/mask_bits"].values, err_msg=name)
+        centred, visible = target_boxes(clip.masks, record)
+        if name.endswith("_check") or name == "check_only":
+            assert visible.tolist() == [bool(v) for v in expected["valid"]], name
+            checked += 1
+        elif name == "normalize":
+            shown = np.array(expected["boxes"]) * visible[:, None]  # a box without width is dropped
+            np.testing.assert_allclose(centred, shown, atol=1e-6)
+        else:
+            moved = transform_boxes(boxes, record)
+            np.testing.assert_allclose(moved, expected["boxes"], rtol=1e-6, atol=1e-5, err_msg=name)
+    assert checked
+
+
+def test_words(clip: Clip) -> None:
+    steps = clip.tables["transforms"]["steps"]
+    before, after = steps["input"]["caption"], steps["random_hflip_p1"]["caption"]
+    assert mirror_words(before, published=True) == mirror_words(before) == after
+
+
+def test_pixels(clip: Clip, decoder: FrameDecoder) -> None:
+    for name, expected, record in outcomes(clip):
+        pixels = decode(decoder, clip.frames, record)
+        if name.startswith("resize_"):
+            reference = np.asarray(_reference(clip.frames[0], *record.size))
+            found = pixels[0].numpy().astype(int)
+            if f"{name}/frame0" in clip.arrays:
+                assert compare(clip.arrays[f"{name}/frame0"], reference) == 0
+            off = np.abs(found - reference)
+            assert off.max() <= 16, name  # the frames are sawtooths with steps of 256
+            assert off.mean() <= 0.3, name
+        elif name != "normalize":
+            assert sum(int(p.long().sum()) for p in pixels) == expected["image_sum"], name
+
+
+def _reference(frame: np.ndarray, height: int, width: int) -> Image.Image:
+    return Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def test_normalise(clip: Clip, decoder: FrameDecoder) -> None:
+    record = Record(clip.size, ())
+    pixels = decode(decoder, clip.frames, record)
+    frames = Collator()(pixels, [record], len(pixels), pad_to=1)[0]
+    assert float(frames.sum()) == pytest.approx(
+        clip.tables["transforms"]["steps"]["normalize"]["image_sum"], rel=1e-3
+    )
+    assert compare(clip.arrays["normalize/frame0"], frames[0]) < 1e-6
+
+
+def test_colours(clip: Clip) -> None:
+    augmentation = Augmentation.video()
+    inputs = clip.arrays["photo/input"].values
+    outputs = {k: v.values for k, v in clip.arrays.items() if k.startswith("photo/seed")}
+    assert outputs
+    for name, expected in outputs.items():
+        seed_published(int(name.removeprefix("photo/seed")))
+        colours = draw_colours(augmentation, len(inputs), ColourDraws())
+        for frame, colour, wanted in zip(inputs, colours, expected, strict=True):
+            channels = torch.from_numpy(frame).permute(2, 0, 1)[list(colour.channels)]
+            ours = recolour(channels.float(), colour)
+            found = ours.permute(1, 2, 0).numpy()
+            inside = (found > 0) & (found < 255)  # outside, the published colours wrap around
+            assert inside.mean() > 0.6
+            off = np.abs(np.floor(found) - wanted)[inside]
+            assert off.max() <= 1, name
+
+
+def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
+    augmentation = Augmentation.video()
+    table = clip.tables["train_pipeline"]
+    width, height = 700, 480
+    frames = np.stack([np.asarray(_reference(frame, height, width)) for frame in clip.frames])
+    masks = np.stack(
+        [np.asarray(Image.fromarray(mask).resize((width, height), 0)) for mask in clip.masks]
+    )
+    for row in table["rows"]:
+        seed_published(row["seed"])
+        steps = draw_steps(augmentation, (height, width), StepDraws())
+        record = Record((height, width), steps, draw_colours(augmentation, 3, ColourDraws()))
+        assert list(record.size) == row["size"]
+        boxes, visible = target_boxes(masks, record)
+        assert visible.tolist() == [bool(v) for v in row["valid"]]
+        np.testing.assert_allclose(boxes[visible], np.array(row["boxes"])[visible], atol=1e-6)
+        rows, columns = gather_maps(record)
+        assert masks[:, rows][:, :, columns].sum((1, 2)).tolist() == row["mask_area"]
+        words = mirror_words("left dog") if record.mirrored else "left dog"
+        assert words == row["caption"]
+        ours = Collator()(decode(decoder, frames, record), [record], 3, pad_to=1)[0]
+        wrapped, clipped = _step_by_step(frames, record)
+        assert float(wrapped.mean()) == pytest.approx(row["mean"], abs=2e-3)
+        assert float(wrapped.std()) == pytest.approx(row["std"], abs=2e-3)
+        assert float((ours - clipped).abs().mean()) < 1.5 / 255 / 0.225  # 1.5 grey levels
+
+
+def _step_by_step(frames: np.ndarray, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised frames by Pillow; grey levels beyond 0 to 255 once wrapped, once clipped."""
+    wrapped, clipped = [], []
+    for frame, colour in zip(frames, record.colours, strict=True):
+        image = Image.fromarray(frame)
+        for step in record.steps:
+            if isinstance(step, Mirror):
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            elif isinstance(step, Crop):
+                corner = (step.left + step.width, step.top + step.height)
+                image = image.crop((step.left, step.top, *corner))
+            else:
+                image = image.resize((step.width, step.height), Image.Resampling.BILINEAR)
+        pixels = (np.asarray(image, np.float64) + colour.brightness).clip(0, 255) * colour.contrast
+        highest = pixels.max(-1, keepdims=True)
+        pixels = (highest - (highest - pixels) * colour.saturation)[..., list(colour.channels)]
+        wrapped.append(np.trunc(pixels) % 256)
+        clipped.append(pixels.clip(0, 255))
+    both = (torch.from_numpy(np.stack(v)).float() / 255 for v in (wrapped, clipped))
+    first, second = ((v - torch.tensor(MEAN)) / torch.tensor(DEVIATION) for v in both)
+    return first.permute(0, 3, 1, 2), second.permute(0, 3, 1, 2)

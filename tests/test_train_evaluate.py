@@ -1,0 +1,175 @@
+"""The chain as people run it: shards -> train.py -> evaluate.py, in one process to save imports."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import evaluate
+import train
+from preprocess import build_shards
+from shards import ShardSet
+
+QUICK = ["--optim.warmup", "1", "--picture-every", "2", "--save-every", "2", "--keep", "5"]
+
+
+def run(module: object, *arguments: object) -> None:
+    """Call a program's main with these arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        module.main()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of small synthetic shard sets: train, valid, image-train, image-val."""
+    folder = tmp_path_factory.mktemp("shapes")
+    few = ["--synthetic.train-videos", 6, "--synthetic.valid-videos", 2, "--synthetic.images", 12]
+    few += ["--synthetic.valid-images", 2, "--synthetic.num-frames", 5, "--synthetic.valid-frames"]
+    run(build_shards, "synthetic", "--root", folder / "data", "--out", folder / "s", *few, 3)
+    return folder / "s"
+
+
+@pytest.fixture(scope="module")
+def pretrained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a few image updates."""
+    out = tmp_path_factory.mktemp("pretrain")
+    sets = ["--data.shards", shapes / "image-train", "--data.vocabulary", shapes / "train"]
+    run(train, "synthetic-pretrain", "--out", out, *sets, "--optim.steps", 2, *QUICK)
+    return out
+
+
+def video_run(shapes: Path, pretrained: Path, out: Path, *more: object) -> None:
+    sets = ["--data.shards", shapes / "train", "--init", pretrained, "--data.batch-size", 2]
+    run(train, "synthetic", "--out", out, *sets, "--optim.steps", 4, *QUICK, *more)
+
+
+@pytest.fixture(scope="module")
+def finetuned(shapes: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of four clip updates, checkpoints at 2 and 4."""
+    out = tmp_path_factory.mktemp("finetune")
+    video_run(shapes, pretrained, out)
+    return out
+
+
+def losses(folder: Path) -> list[dict[str, str]]:
+    with (folder / "losses.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_losses_pictures_tracker_and_checkpoints(finetuned: Path) -> None:
+    rows = losses(finetuned)
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert all(np.isfinite(float(row["total"])) for row in rows)
+    assert {"class", "box", "giou", "mask", "dice", "mask_low", "dice_0", "lr"} <= set(rows[0])
+    assert sorted(p.name for p in finetuned.glob("step-*")) == ["step-000002", "step-000004"]
+    assert Image.open(finetuned / "pictures/step-000004.png").width > 300
+    assert list((finetuned / "tracker").glob("events*"))
+    assert not list(finetuned.glob("*.partial"))
+
+
+def test_resuming_gives_the_same_losses_and_weights(
+    shapes: Path, pretrained: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finetuned, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again/step-000004")
+    video_run(shapes, pretrained, tmp_path / "again", "--resume", "auto")
+    assert losses(tmp_path / "again") == losses(finetuned)
+    one, other = (
+        load_file(folder / "step-000004/model.safetensors")
+        for folder in (finetuned, tmp_path / "again")
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_fine_tuning_starts_from_the_pretrained_weights(pretrained: Path, finetuned: Path) -> None:
+    before = load_file(pretrained / "step-000002/model.safetensors")
+    after = load_file(finetuned / "step-000002/model.safetensors")
+    moved = [
+        float((after[k] - before[k]).abs().max()) for k in before if before[k].is_floating_point()
+    ]
+    assert 0 < max(moved) < 0.02  # two updates at a rate of 1e-3, not another initialisation
+
+
+def test_evaluation_writes_masks_scores_and_sheet(
+    shapes: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(evaluate, finetuned, shapes / "valid", "--out", tmp_path, "--short-side", 160)
+    rows = list(csv.DictReader((tmp_path / "expressions.csv").open()))
+    videos = list(ShardSet.open(str(shapes / "valid")).videos)
+    assert len(rows) == sum(len(video.expressions) for video in videos)
+    for video in videos:
+        for expression in video.expressions:
+            folder = tmp_path / "Annotations" / video.video_id / expression.id
+            assert sorted(p.stem for p in folder.iterdir()) == sorted(video.frame_names)
+            mask = np.asarray(Image.open(folder / f"{video.frame_names[0]}.png"))
+            assert mask.shape == (video.height, video.width)
+            assert set(np.unique(mask)) <= {0, 255}
+    scores = json.loads((tmp_path / "summary.json").read_text())
+    assert scores["J&F"] == pytest.approx(
+        100 * np.mean([(float(row["j"]) + float(row["f"])) / 2 for row in rows])
+    )
+    assert Image.open(tmp_path / "sheet.png").height > 100
+    assert capsys.readouterr().out.splitlines()[-1].startswith("J&F ")
+
+
+def test_evaluation_of_perfect_masks_is_100_and_control_far_below(shapes: Path) -> None:
+    for video in ShardSet.open(str(shapes / "valid")).sequential():
+        masks = np.stack([evaluate.truth(video, e)[1] for e in video.expressions])
+        for row in evaluate.score_video(video, masks):
+            assert row.jf == 1
+            assert np.isnan(row.control) or row.control < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "unknown recipe 'nonsense'; choose one of synthetic-pretrain"),
+        (["synthetic"], "no data; name one or more shard sets"),
+    ],
+)
+def test_wrong_arguments_of_train_are_one_line(arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(train, *arguments)
+    assert said in str(stop.value)
+    assert "\n" not in str(stop.value)
+
+
+def test_half_built_shards_and_other_versions_are_refused(
+    shapes: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shapes / "valid", tmp_path / "valid")
+    manifest = tmp_path / "valid/manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"format_version": 1', '"format_version": 999'))
+    assert manifest.read_text() != text
+    with pytest.raises(ValueError, match="999"):
+        run(evaluate, finetuned, tmp_path / "valid", "--out", tmp_path / "out")
+    manifest.unlink()
+    with pytest.raises(ValueError, match="manifest"):
+        run(evaluate, finetuned, tmp_path / "valid", "--out", tmp_path / "out")
+    with pytest.raises(ValueError, match="manifest"):
+        run(train, "synthetic", "--out", tmp_path / "run", "--data.shards", tmp_path / "valid")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_config_is_refused(
+    shapes: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finetuned / "step-000004", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["hidden"] = 32
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="another network"):
+        run(evaluate, tmp_path / "model", shapes / "valid", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="no checkpoint"):
+        run(evaluate, tmp_path / "nothing", shapes / "valid", "--out", tmp_path / "out")
