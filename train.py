@@ -1,24 +1,19 @@
 """Train SgMg on shard sets.
 
-    accelerate launch train.py synthetic-pretrain --data.shards demo/shards/images-train
-    accelerate launch train.py synthetic --data.shards demo/shards/videos-train --init demo/pretrain
+    accelerate launch train.py synthetic-pretrain --data.shards demo/shards/image-train
+    accelerate launch train.py synthetic --data.shards demo/shards/train --init demo/pretrain
     accelerate launch train.py ref-youtube-vos --data.shards s3://bucket/ref-youtube-vos-train
 
-A run folder holds `losses.csv`, `pictures/`, the tracker's files and `step-NNNNNN/` checkpoints; each of
-these is a model folder for `evaluate.py` and holds what `--resume auto` needs to go on exactly.
+A run folder holds `losses.csv`, `pictures/`, the tracker's files and `step-NNNNNN/` checkpoints;
+each of these is a model folder for `evaluate.py` and has what `--resume auto` needs to go on.
 """
 
-import contextlib
-import csv
 import dataclasses
-import json
-import math
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -27,19 +22,23 @@ import tyro
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image
-from sgmg.optim import parameter_groups
-from sgmg.text_encoder import tiny_text_config, train_tokenizer
-from shards.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.losses import Criterion, NonFiniteLossError, normaliser
-from sgmg.matcher import Matcher, Targets
-from sgmg.outputs import QueryOutput
-from sgmg.overlay import draw_masks, sheet
+from sgmg.journal import LossTable, prediction_sheet
+from sgmg.losses import NonFiniteLossError
+from sgmg.matcher import Targets
+from sgmg.model_folder import load_weights, read_config, read_weights
+from sgmg.optim import parameter_groups, step_decay, warmup_cosine
+from sgmg.resume import find_checkpoint, find_state, read_state, save_checkpoint
+from sgmg.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.update import Update
 from shards import Batch, ClipLoader, ShardError, ShardSet
+from shards.augment import Augmentation
 from shards.clips import ClipSampling
+from shards.dali import DEVIATION, MEAN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,10 @@ class Recipe:
     out: Path = Path("runs/run")
     """Run folder."""
     init: Path | None = None
-    """Model folder, checkpoint or run to start from; its network settings are used."""
+    """Model folder, checkpoint or run to start from: its network, with this recipe's dropout,
+    drop path and freezing."""
+    init_without: tuple[str, ...] = ()
+    """Parts that start anew all the same, such as `class_heads.`."""
     resume: str | None = None
     """`auto` for the newest checkpoint of `out`, or a checkpoint folder."""
     seed: int = 0
@@ -121,13 +123,7 @@ TINY = SgMgConfig(
     drop_path=0.0,
 )
 TINY_OPTIM = Optim(
-    lr=1e-3,
-    backbone_lr=1e-3,
-    text_lr=1e-3,
-    weight_decay=1e-4,
-    clip_norm=1.0,
-    warmup=100,
-    reference_batch=8,
+    lr=1e-3, backbone_lr=1e-3, text_lr=1e-3, weight_decay=1e-4, clip_norm=1.0, warmup=100
 )
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (
@@ -159,6 +155,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             model=SgMgConfig(freeze_text=True),
             data=Data(style="youtube-vos"),
             optim=Optim(epochs=6, drops=(3, 5)),
+            init_without=("class_heads.",),
         ),
     ),
     "ref-davis17": (
@@ -176,11 +173,11 @@ def main() -> None:
     """Parse, build, train, save."""
     recipe = parse_recipe(sys.argv[1:])
     accelerator = start(recipe)
-    with open_loader(recipe, accelerator) as loader:
+    with closing(open_loader(recipe, accelerator)) as loader:
         run = Run(recipe, accelerator, loader)
         run.announce()
         for batch in run.batches():
-            terms, mask_logits = train_step(run, batch)
+            terms, mask_logits = run.learn(batch)
             run.record(batch, terms, mask_logits)
             if run.step % recipe.save_every == 0 or run.step == run.total_steps:
                 run.save()
@@ -220,48 +217,37 @@ def start(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-SAMPLING: dict[str, Callable[[], ClipSampling]] = {
-    "image": ClipSampling.image,
-    "youtube-vos": ClipSampling.youtube_vos,
-    "davis": ClipSampling.davis,
-    "synthetic-image": ClipSampling.image,
-    "synthetic": ClipSampling.synthetic,
-}
-AUGMENTATION: dict[str, Callable[[], Augmentation]] = {
-    "image": Augmentation.image,
-    "youtube-vos": Augmentation.video,
-    "davis": Augmentation.video,
-    "synthetic-image": Augmentation.synthetic,
-    "synthetic": Augmentation.synthetic,
+STYLES: dict[str, tuple[ClipSampling, Augmentation]] = {
+    "image": (ClipSampling.image(), Augmentation.image()),
+    "youtube-vos": (ClipSampling.youtube_vos(), Augmentation.video()),
+    "davis": (ClipSampling.davis(), Augmentation.video()),
+    "synthetic-image": (ClipSampling.image(), Augmentation.synthetic()),
+    "synthetic": (ClipSampling.synthetic(), Augmentation.synthetic()),
 }
 
 
-@contextlib.contextmanager
-def open_loader(recipe: Recipe, accelerator: Accelerator) -> Iterator[ClipLoader]:
+def open_loader(recipe: Recipe, accelerator: Accelerator) -> ClipLoader:
     """This process's share of the clips."""
     data = recipe.data
-    loader = ClipLoader(
+    sampling, augmentation = STYLES[data.style]
+    return ClipLoader(
         data.shards,
         num_frames=data.num_frames,
         batch_size=data.batch_size,
         seed=recipe.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        sampling=SAMPLING[data.style](),
-        augmentation=AUGMENTATION[data.style](),
+        sampling=sampling,
+        augmentation=augmentation,
         device=data.decoder,
         threads=data.threads,
     )
-    try:
-        yield loader
-    finally:
-        loader.close()
 
 
 def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     """The network of `init`, or a new one; without a text model, a small one for these words."""
     if recipe.init is not None:
-        return SgMg.from_pretrained(newest_checkpoint(recipe.init))
+        return continue_model(recipe, find_checkpoint(recipe.init))
     config = recipe.model
     if config.text_model is not None or config.text_config is not None:
         return SgMg(config)
@@ -271,49 +257,43 @@ def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     return SgMg(dataclasses.replace(config, text_config=text_config), tokenizer=tokenizer)
 
 
-def newest_checkpoint(path: Path) -> Path:
-    """`path` itself if it is a checkpoint, else the newest one of the run folder `path`."""
-    if (path / "config.json").is_file():
-        return path
-    checkpoints = sorted(path.glob("step-*/config.json"))
-    if not checkpoints:
-        stop(f"no checkpoint in {path}; give a run folder, or a folder with config.json")
-    return checkpoints[-1].parent
-
-
-def match(queries: QueryOutput, *, matcher: Matcher, targets: Targets) -> Tensor:
-    """Select the query of least cost: what training binds to the targets of its batch."""
-    return matcher(queries, targets)
-
-
-def train_step(run: "Run", batch: Batch) -> tuple[dict[str, float], Tensor]:
-    """One update; loss terms and the predicted masks' logits [B, T, H, W]."""
-    accelerator, device = run.accelerator, run.accelerator.device
-    targets = Targets(
-        batch.masks.to(device), batch.boxes_cxcywh.to(device), batch.visible.to(device)
+def continue_model(recipe: Recipe, folder: Path) -> SgMg:
+    """The network of a model folder, to be trained as this recipe says."""
+    saved, tokenizer = read_config(folder)
+    wanted = recipe.model
+    config = dataclasses.replace(
+        saved,
+        freeze_text=wanted.freeze_text,
+        dropout=wanted.dropout,
+        drop_path=wanted.drop_path,
     )
-    visible = accelerator.reduce(targets.visible.sum(), "sum")
-    select = partial(match, matcher=run.matcher, targets=targets)
-    for group in run.optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * run.factor(run.step)
-    outputs = run.model(
-        batch.frames.to(device),
-        batch.padding.to(device),
-        batch.expressions,
-        select,
-        all_layers=True,
+    model = SgMg(config, tokenizer=tokenizer)
+    load_weights(model, read_weights(folder), str(folder), without=recipe.init_without)
+    return model
+
+
+def build_optimizer(recipe: Recipe, model: SgMg) -> torch.optim.Optimizer:
+    """AdamW with the published groups, rates scaled to the batch."""
+    optim = recipe.optim
+    scale = recipe.data.batch_size / optim.reference_batch
+    groups = parameter_groups(
+        model,
+        lr=optim.lr * scale,
+        backbone_lr=optim.backbone_lr * scale,
+        text_lr=optim.text_lr * scale,
+        weight_decay=optim.weight_decay,
     )
-    try:
-        terms = run.criterion(outputs, targets, normaliser(visible, accelerator.num_processes))
-    except NonFiniteLossError as error:
-        stop(f"update {run.step + 1}, clips {', '.join(batch.keys)}: {error}")
-    accelerator.backward(terms["total"])
-    norm = accelerator.clip_grad_norm_(run.model.parameters(), run.recipe.optim.clip_norm)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    names = [*terms, "grad_norm"]
-    values = accelerator.reduce(torch.stack([*terms.values(), torch.as_tensor(norm)]), "mean")
-    return dict(zip(names, values.tolist(), strict=True)), outputs.mask_logits.detach()
+    return torch.optim.AdamW(groups)
+
+
+def build_schedule(
+    optim: Optim, optimizer: torch.optim.Optimizer, total: int, epoch: int
+) -> LRScheduler:
+    """Rates over `total` updates, `epoch` of them an epoch."""
+    if optim.schedule == "step":
+        return step_decay(optimizer, [epoch * drop for drop in optim.drops])
+    floor = 0.02 if optim.schedule == "cosine" else 1.0
+    return warmup_cosine(optimizer, warmup=optim.warmup, total=total, floor=floor)
 
 
 class Run:
@@ -331,37 +311,20 @@ class Run:
         optim = recipe.optim
         self.total_steps = optim.steps or optim.epochs * len(loader)
         model = build_model(recipe, loader.sets)
-        scale = recipe.data.batch_size / optim.reference_batch
-        groups = parameter_groups(
-            model,
-            lr=optim.lr * scale,
-            backbone_lr=optim.backbone_lr * scale,
-            text_lr=optim.text_lr * scale,
-            weight_decay=optim.weight_decay,
-        )
-        for group in groups:
-            group["initial_lr"] = group["lr"]
-        optimizer = torch.optim.AdamW(groups)
+        optimizer = build_optimizer(recipe, model)
+        self.schedule = build_schedule(optim, optimizer, self.total_steps, len(loader))
         self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
-        self.matcher, self.criterion = Matcher(), Criterion()
+        self.update = Update(
+            accelerator, self.model, self.optimizer, self.schedule, clip_norm=optim.clip_norm
+        )
+        self.losses = LossTable(recipe.out / "losses.csv")
         self.step, self.wait = 0, 0.0
         self.terms: dict[str, float] = {}
         if recipe.resume is not None:
             self.load(recipe.resume)
 
-    def factor(self, step: int) -> float:
-        """What multiplies every rate at update `step` (from 0)."""
-        optim = self.recipe.optim
-        warm = min(1.0, (step + 1) / optim.warmup) if optim.warmup else 1.0
-        if optim.schedule == "cosine":
-            return warm * (0.02 + 0.49 * (1 + math.cos(math.pi * step / self.total_steps)))
-        if optim.schedule == "step":
-            epoch = step // len(self.loader)
-            return warm * 0.1 ** sum(epoch >= drop for drop in optim.drops)
-        return warm
-
     def batches(self) -> Iterator[Batch]:
-        """Batches until the last update, behind a progress bar; `wait` is the time spent on data."""
+        """Batches until the last update, behind a progress bar; `wait` is the time for data."""
         bar = tqdm(
             total=self.total_steps,
             initial=self.step,
@@ -384,9 +347,19 @@ class Run:
                     bar.set_postfix(self.status(seconds), refresh=False)
                     bar.update()
 
+    def learn(self, batch: Batch) -> tuple[dict[str, float], Tensor]:
+        """One update; its loss terms and the logits of the predicted masks."""
+        batch = batch.to(self.accelerator.device)
+        targets = Targets(batch.masks, batch.boxes_cxcywh, batch.visible)
+        try:
+            return self.update(batch.frames, batch.padding, batch.expressions, targets)
+        except NonFiniteLossError as error:
+            stop(f"update {self.step + 1}, clips {', '.join(batch.keys)}: {error}")
+
     def status(self, seconds: float) -> dict[str, str]:
         """What the progress bar says of an update that took `seconds`."""
-        terms = {name: f"{self.terms[name]:.3g}" for name in (*self.criterion.weights, "total")}
+        last_layer = {k: v for k, v in self.terms.items() if not k[-1].isdigit()}
+        terms = {name: f"{value:.3g}" for name, value in last_layer.items()}
         clips = self.recipe.data.batch_size / seconds
         rate = self.optimizer.param_groups[0]["lr"]
         wait = f"{self.wait / seconds:.0%}"
@@ -397,7 +370,7 @@ class Run:
         data, loader = self.recipe.data, self.loader
         rates = sorted({group["initial_lr"] for group in self.optimizer.param_groups})
         self.accelerator.print(
-            f"{loader.num_items} clips an epoch, {len(loader)} updates of {data.batch_size} clips; "
+            f"{len(loader.source)} clips an epoch, {len(loader)} updates of {data.batch_size}; "
             f"updates {self.step} to {self.total_steps}; "
             f"{sum(p.numel() for p in self.model.parameters()) / 1e6:.1f} M parameters; "
             f"rates {', '.join(f'{rate:.2e}' for rate in rates)}"
@@ -409,16 +382,9 @@ class Run:
         self.step += 1
         if not self.accelerator.is_main_process:
             return
-        rate = self.optimizer.param_groups[0]["lr"]
-        row = {"step": self.step, "lr": rate, **terms}
-        path = self.recipe.out / "losses.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.accelerator.log(terms | {"lr": rate, "data_wait": self.wait}, step=self.step)
+        values = terms | {"lr": self.optimizer.param_groups[0]["lr"]}
+        self.losses.add(self.step, values)
+        self.accelerator.log(values | {"data_wait_seconds": self.wait}, step=self.step)
         every = self.recipe.picture_every
         if every and (self.step % every == 0 or self.step == self.total_steps):
             folder = self.recipe.out / "pictures"
@@ -426,63 +392,37 @@ class Run:
             draw_batch(batch, mask_logits).save(folder / f"step-{self.step:06d}.png")
 
     def save(self) -> None:
-        """Write `step-NNNNNN/`: model folder, optimizer, random states, position of the stream."""
-        folder = self.recipe.out / f"step-{self.step:06d}"
-        partial_folder = folder.with_name(folder.name + ".partial")
-        if self.accelerator.is_main_process and partial_folder.exists():
-            shutil.rmtree(partial_folder)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial_folder))
-        if self.accelerator.is_main_process:
-            self.accelerator.unwrap_model(self.model).save_pretrained(partial_folder)
-            stream = {"step": self.step, "loader": self.loader.state_dict()}
-            (partial_folder / "stream.json").write_text(json.dumps(stream))
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial_folder.rename(folder)
-            for old in sorted(self.recipe.out.glob("step-??????"))[: -self.recipe.keep]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+        """Write a checkpoint: model folder, optimizer, random states, position of the stream."""
+        state = {"loader": self.loader.state_dict(), "schedule": self.schedule.state_dict()}
+        recipe = self.recipe
+        save_checkpoint(
+            recipe.out, self.step, self.accelerator, self.model, state, keep=recipe.keep
+        )
 
     def load(self, source: str) -> None:
         """Go on from a checkpoint; `auto` starts anew where there is none."""
-        if source == "auto":
-            found = sorted(self.recipe.out.glob("step-??????/stream.json"))
-            if not found:
-                return
-            source = str(found[-1].parent)
-        stream_file = Path(source) / "stream.json"
-        if not stream_file.is_file():
-            stop(f"{source} holds no training state; give a step-NNNNNN folder of a run, or `auto`")
-        stream = json.loads(stream_file.read_text())
-        self.accelerator.load_state(source)
-        self.loader.load_state_dict(stream["loader"])
-        self.step = stream["step"]
-        self.forget_later_losses()
-
-    def forget_later_losses(self) -> None:
-        """Drop the CSV rows of updates that will be done again."""
-        path = self.recipe.out / "losses.csv"
-        if self.accelerator.is_main_process and path.exists():
-            header, *rows = path.read_text().splitlines()
-            kept = [row for row in rows if int(row.split(",", 1)[0]) <= self.step]
-            path.write_text("\n".join([header, *kept]) + "\n")
+        checkpoint = find_state(source, self.recipe.out)
+        if checkpoint is None:
+            return
+        self.accelerator.load_state(str(checkpoint))
+        state = read_state(checkpoint)
+        self.loader.load_state_dict(state["loader"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step = state["step"]
+        if self.accelerator.is_main_process:
+            self.losses.forget_after(self.step)
 
 
 def draw_batch(batch: Batch, mask_logits: Tensor, clips: int = 4) -> Image.Image:
-    """Ground truth (first colour) under the prediction (second) for some clips of a batch."""
-    rows = []
-    for b in range(min(clips, len(batch.keys))):
-        height, width = batch.sizes[b].tolist()
-        frames = batch.frames[b, :, :, :height, :width].cpu()
-        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-        pixels = ((frames * std + mean) * 255).round().clamp(0, 255).byte()
-        truth = batch.masks[b, :, :height, :width].cpu()
-        predicted = mask_logits[b, :, :height, :width].cpu() > 0
-        both = torch.stack([truth, predicted], 1).numpy()
-        images = pixels.permute(0, 2, 3, 1).numpy()
-        rows.append([draw_masks(f, m, opacity=0.3) for f, m in zip(images, both, strict=True)])
-    return sheet(rows, batch.expressions[: len(rows)])
+    """Predictions over the ground truth for the first clips of a batch."""
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (MEAN, DEVIATION))
+    frames, truth, predicted = [], [], []
+    for b, (height, width) in enumerate(batch.sizes[:clips].tolist()):
+        pixels = batch.frames[b, :, :, :height, :width].cpu() * std + mean
+        frames.append((pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
+        truth.append(batch.masks[b, :, :height, :width].cpu().numpy())
+        predicted.append((mask_logits[b, :, :height, :width] > 0).cpu().numpy())
+    return prediction_sheet(frames, truth, predicted, batch.expressions[:clips])
 
 
 if __name__ == "__main__":
