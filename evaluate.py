@@ -21,12 +21,12 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from PIL import Image
-from sgmg.metrics import contour_accuracy, region_similarity
-from sgmg.predictor import Predictor
 from tqdm import tqdm
 
 from sgmg import SgMg
+from sgmg.metrics import contour_accuracy, region_similarity
 from sgmg.overlay import PALETTE, draw_masks, sheet
+from sgmg.predictor import Predictor
 from sgmg.resume import find_checkpoint
 from shards import Expression, ShardError, ShardSet, Video, decode_mask
 
@@ -46,10 +46,10 @@ class Settings:
     """Output folder."""
     short_side: int = 360
     """Frames are resized to this short side, pixels."""
-    long_side: int = 640
-    """Longest other side after the resize, pixels."""
-    window: int = 0
-    """Frames seen at once (Ref-DAVIS17: 36); 0 for whole videos."""
+    long_side: int | None = None
+    """Most pixels of the long side, at the cost of the short one."""
+    window: int | None = None
+    """Frames seen at once (Ref-DAVIS17: 36); whole videos by default."""
     sheet_videos: int = 6
     """Videos on the contact sheet; 0 for none."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,7 +84,7 @@ def main() -> None:
         model.to(settings.device),
         short_side=settings.short_side,
         long_side=settings.long_side,
-        window=settings.window or None,
+        window=settings.window,
     )
     rows: list[Row] = []
     drawings: Drawing = []

@@ -9,6 +9,7 @@ each of these is a model folder for `evaluate.py` and has what `--resume auto` n
 """
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -30,7 +31,6 @@ from sgmg import SgMg, SgMgConfig
 from sgmg.journal import LossTable, prediction_sheet
 from sgmg.losses import NonFiniteLossError
 from sgmg.matcher import Targets
-from sgmg.model_folder import load_weights, read_config, read_weights
 from sgmg.optim import parameter_groups, step_decay, warmup_cosine
 from sgmg.resume import find_checkpoint, find_state, read_state, save_checkpoint
 from sgmg.text_encoder import tiny_text_config, train_tokenizer
@@ -95,6 +95,8 @@ class Recipe:
     init: Path | None = None
     """Model folder, checkpoint or run to start from: its network, with this recipe's dropout,
     drop path and freezing."""
+    pretrained: bool = False
+    """Without `init`: start the backbone from its published image or video weights."""
     init_without: tuple[str, ...] = ()
     """Parts that start anew all the same, such as `class_heads.`."""
     resume: str | None = None
@@ -121,6 +123,7 @@ TINY = SgMgConfig(
     queries=1,
     dropout=0.0,
     drop_path=0.0,
+    coordinate_scale=0.02,
 )
 TINY_OPTIM = Optim(
     lr=1e-3, backbone_lr=1e-3, text_lr=1e-3, weight_decay=1e-4, clip_norm=1.0, warmup=100
@@ -131,15 +134,15 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         Recipe(
             model=TINY,
             data=Data(style="synthetic-image", num_frames=1, batch_size=8, threads=1),
-            optim=dataclasses.replace(TINY_OPTIM, steps=900, schedule="constant"),
+            optim=dataclasses.replace(TINY_OPTIM, steps=800, schedule="constant"),
         ),
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",
         Recipe(
             model=TINY,
-            data=Data(style="synthetic", num_frames=3, batch_size=4, threads=1),
-            optim=dataclasses.replace(TINY_OPTIM, steps=900, schedule="cosine", reference_batch=4),
+            data=Data(style="synthetic", num_frames=2, batch_size=6, threads=1),
+            optim=dataclasses.replace(TINY_OPTIM, steps=750, schedule="cosine", reference_batch=6),
         ),
     ),
     "pretrain-refcoco": (
@@ -228,8 +231,7 @@ STYLES: dict[str, tuple[ClipSampling, Augmentation]] = {
 
 def open_loader(recipe: Recipe, accelerator: Accelerator) -> ClipLoader:
     """This process's share of the clips."""
-    data = recipe.data
-    sampling, augmentation = STYLES[data.style]
+    data, (sampling, augmentation) = recipe.data, STYLES[recipe.data.style]
     return ClipLoader(
         data.shards,
         num_frames=data.num_frames,
@@ -246,54 +248,33 @@ def open_loader(recipe: Recipe, accelerator: Accelerator) -> ClipLoader:
 
 def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     """The network of `init`, or a new one; without a text model, a small one for these words."""
-    if recipe.init is not None:
-        return continue_model(recipe, find_checkpoint(recipe.init))
     config = recipe.model
+    if recipe.init is not None:
+        changes = {n: getattr(config, n) for n in ("freeze_text", "dropout", "drop_path")}
+        folder = find_checkpoint(recipe.init)
+        return SgMg.from_pretrained(folder, changes=changes, without=recipe.init_without)
     if config.text_model is not None or config.text_config is not None:
-        return SgMg(config)
+        return SgMg(config, pretrained=recipe.pretrained)
     sets = [*sets, *(ShardSet.open(url) for url in recipe.data.vocabulary)]
-    tokenizer = train_tokenizer(e.text for s in sets for v in s.videos for e in v.expressions)
+    texts = [e.text for s in sets for v in s.videos for e in v.expressions]
+    tokenizer = train_tokenizer(texts)
     text_config = tiny_text_config(len(tokenizer))
     return SgMg(dataclasses.replace(config, text_config=text_config), tokenizer=tokenizer)
 
 
-def continue_model(recipe: Recipe, folder: Path) -> SgMg:
-    """The network of a model folder, to be trained as this recipe says."""
-    saved, tokenizer = read_config(folder)
-    wanted = recipe.model
-    config = dataclasses.replace(
-        saved,
-        freeze_text=wanted.freeze_text,
-        dropout=wanted.dropout,
-        drop_path=wanted.drop_path,
-    )
-    model = SgMg(config, tokenizer=tokenizer)
-    load_weights(model, read_weights(folder), str(folder), without=recipe.init_without)
-    return model
-
-
-def build_optimizer(recipe: Recipe, model: SgMg) -> torch.optim.Optimizer:
-    """AdamW with the published groups, rates scaled to the batch."""
+def build_optimizer(
+    recipe: Recipe, model: SgMg, total: int, epoch: int
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """AdamW with the published groups, rates scaled to the batch, and their way over `total`."""
     optim = recipe.optim
     scale = recipe.data.batch_size / optim.reference_batch
-    groups = parameter_groups(
-        model,
-        lr=optim.lr * scale,
-        backbone_lr=optim.backbone_lr * scale,
-        text_lr=optim.text_lr * scale,
-        weight_decay=optim.weight_decay,
-    )
-    return torch.optim.AdamW(groups)
-
-
-def build_schedule(
-    optim: Optim, optimizer: torch.optim.Optimizer, total: int, epoch: int
-) -> LRScheduler:
-    """Rates over `total` updates, `epoch` of them an epoch."""
+    rates = {name: scale * getattr(optim, name) for name in ("lr", "backbone_lr", "text_lr")}
+    groups = parameter_groups(model, **rates, weight_decay=optim.weight_decay)
+    optimizer = torch.optim.AdamW(groups)
     if optim.schedule == "step":
-        return step_decay(optimizer, [epoch * drop for drop in optim.drops])
+        return optimizer, step_decay(optimizer, [epoch * drop for drop in optim.drops])
     floor = 0.02 if optim.schedule == "cosine" else 1.0
-    return warmup_cosine(optimizer, warmup=optim.warmup, total=total, floor=floor)
+    return optimizer, warmup_cosine(optimizer, warmup=optim.warmup, total=total, floor=floor)
 
 
 class Run:
@@ -311,8 +292,7 @@ class Run:
         optim = recipe.optim
         self.total_steps = optim.steps or optim.epochs * len(loader)
         model = build_model(recipe, loader.sets)
-        optimizer = build_optimizer(recipe, model)
-        self.schedule = build_schedule(optim, optimizer, self.total_steps, len(loader))
+        optimizer, self.schedule = build_optimizer(recipe, model, self.total_steps, len(loader))
         self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
         self.update = Update(
             accelerator, self.model, self.optimizer, self.schedule, clip_norm=optim.clip_norm
@@ -325,27 +305,18 @@ class Run:
 
     def batches(self) -> Iterator[Batch]:
         """Batches until the last update, behind a progress bar; `wait` is the time for data."""
-        bar = tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            unit="update",
-            disable=not self.accelerator.is_main_process,
-            mininterval=1.0,
-        )
-        with bar:
+        shown = self.accelerator.is_main_process
+        with tqdm(
+            total=self.total_steps, initial=self.step, unit="update", disable=not shown
+        ) as bar:
+            stream = itertools.chain.from_iterable(itertools.repeat(self.loader))  # epochs on end
             while self.step < self.total_steps:
-                self.loader.set_epoch(self.step // len(self.loader))
-                stream = iter(self.loader)
-                while self.step < self.total_steps:
-                    begin = time.perf_counter()
-                    batch = next(stream, None)
-                    if batch is None:
-                        break
-                    self.wait = time.perf_counter() - begin
-                    yield batch
-                    seconds = time.perf_counter() - begin
-                    bar.set_postfix(self.status(seconds), refresh=False)
-                    bar.update()
+                begin = time.perf_counter()
+                batch = next(stream)
+                self.wait = time.perf_counter() - begin
+                yield batch
+                bar.set_postfix(self.status(time.perf_counter() - begin), refresh=False)
+                bar.update()
 
     def learn(self, batch: Batch) -> tuple[dict[str, float], Tensor]:
         """One update; its loss terms and the logits of the predicted masks."""
@@ -367,10 +338,10 @@ class Run:
 
     def announce(self) -> None:
         """Print what is about to happen."""
-        data, loader = self.recipe.data, self.loader
+        loader = self.loader
         rates = sorted({group["initial_lr"] for group in self.optimizer.param_groups})
         self.accelerator.print(
-            f"{len(loader.source)} clips an epoch, {len(loader)} updates of {data.batch_size}; "
+            f"{len(loader.source)} clips an epoch, {len(loader)} updates of {loader.batch_size}; "
             f"updates {self.step} to {self.total_steps}; "
             f"{sum(p.numel() for p in self.model.parameters()) / 1e6:.1f} M parameters; "
             f"rates {', '.join(f'{rate:.2e}' for rate in rates)}"
@@ -382,9 +353,9 @@ class Run:
         self.step += 1
         if not self.accelerator.is_main_process:
             return
-        values = terms | {"lr": self.optimizer.param_groups[0]["lr"]}
-        self.losses.add(self.step, values)
-        self.accelerator.log(values | {"data_wait_seconds": self.wait}, step=self.step)
+        terms = terms | {"lr": self.optimizer.param_groups[0]["lr"]}
+        self.losses.add(self.step, terms)
+        self.accelerator.log(terms | {"data_wait_seconds": self.wait}, step=self.step)
         every = self.recipe.picture_every
         if every and (self.step % every == 0 or self.step == self.total_steps):
             folder = self.recipe.out / "pictures"
@@ -394,10 +365,8 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint: model folder, optimizer, random states, position of the stream."""
         state = {"loader": self.loader.state_dict(), "schedule": self.schedule.state_dict()}
-        recipe = self.recipe
-        save_checkpoint(
-            recipe.out, self.step, self.accelerator, self.model, state, keep=recipe.keep
-        )
+        out, keep = self.recipe.out, self.recipe.keep
+        save_checkpoint(out, self.step, self.accelerator, self.model, state, keep=keep)
 
     def load(self, source: str) -> None:
         """Go on from a checkpoint; `auto` starts anew where there is none."""

@@ -194,8 +194,8 @@ def clip_of_sample(sample: dict[str, Any]) -> PlainClip:
     images = [sample[f"{frame:06d}.jpg"] for frame in chosen]
     masks = []
     for frame in chosen:
-        counts = sample[f"{frame:06d}.rle.json"]["1"]
-        masks.append(decode_mask(Rle(HEIGHT, WIDTH, counts.encode())))
+        (mask,) = sample[f"{frame:06d}.rle.json"]
+        masks.append(decode_mask(Rle(HEIGHT, WIDTH, mask["counts"].encode())))
     return make_plain_clip(images, masks, record)
 
 

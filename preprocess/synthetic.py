@@ -62,6 +62,8 @@ class SyntheticSettings:
         motion: share of the video expressions that need motion, about.
         twins: probability that a further shape looks like an earlier one of its video; in images
             half of it.
+        image_side: share of the still train images that may be referred to by side; the others
+            teach looks, which small networks learn last.
     """
 
     train_videos: int = 1500
@@ -72,8 +74,9 @@ class SyntheticSettings:
     valid_frames: int = 8
     side: int = 160
     seed: int = 0
-    motion: float = 0.4
+    motion: float = 0.33
     twins: float = 0.3
+    image_side: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave no room to draw."""
@@ -159,9 +162,12 @@ def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, li
     rng = scene_generator(settings.seed, split, index)
     frames = {"train": settings.num_frames, "valid": settings.valid_frames}.get(split, 1)
     twins = settings.twins if frames > 1 else settings.twins / 2  # a side is all that tells them
+    looks_only = split == "image" and rng.random() >= settings.image_side
     while True:
         scene = draw_scene(rng, num_frames=frames, side=settings.side, twins=twins)
         referrals = draw_referrals(rng, scene, motion_share=settings.motion)
+        if looks_only:
+            referrals = [it for it in referrals if it.kind == "appearance"]
         if referrals:
             return scene, referrals
 

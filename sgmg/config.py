@@ -22,6 +22,9 @@ class SgMgConfig:
         points: sampling points of a head on a level.
         queries: queries Q a frame.
         mask_channels: channels of a patch mask (16 = 4x4 pixels a cell).
+        coordinate_scale: factor on the pixel coordinates that patch kernels see beside features of
+            unit size; published as 1. Small networks trained for minutes want about 1 / 50: else
+            a mask is drawn by place before words are understood.
         dropout: rate inside transformer and text projections.
         drop_path: stochastic depth of the backbone.
         freeze_text: keep the text model's weights (not its projections) fixed.
@@ -38,6 +41,7 @@ class SgMgConfig:
     points: int = 4
     queries: int = 5
     mask_channels: int = 16
+    coordinate_scale: float = 1.0
     dropout: float = 0.1
     drop_path: float = 0.2
     freeze_text: bool = False

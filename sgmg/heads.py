@@ -66,14 +66,16 @@ class PatchKernels(nn.Module):
     Paper: "conditional patch kernels".
     """
 
-    def __init__(self, hidden: int, mask_channels: int) -> None:
+    def __init__(self, hidden: int, mask_channels: int, *, coordinate_scale: float = 1.0) -> None:
         """Build the kernel predictor.
 
         Args:
             hidden: channels C of a query and of the mask features.
             mask_channels: channels of the drawn map.
+            coordinate_scale: factor on the pixel coordinates beside the features, published as 1.
         """
         super().__init__()
+        self.coordinate_scale = coordinate_scale
         inputs = hidden + 2
         self.sizes = [mask_channels * inputs, mask_channels**2, mask_channels, mask_channels]
         self.controller = Perceptron(hidden, hidden, hidden, sum(self.sizes))
@@ -102,6 +104,7 @@ class PatchKernels(nn.Module):
             first = rearrange(first, "n q (o i) -> n q o i", o=self.sizes[-1])
             second = rearrange(second, "n q (o i) -> n q o i", o=self.sizes[-1])
             away = centres_px.float()[:, :, None] - cell_centres(height, width, features.device)
+            away = away * self.coordinate_scale
             x = torch.einsum(
                 "n q o i, n i p -> n q o p", first[..., :-2], features.flatten(2).float()
             )

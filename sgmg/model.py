@@ -1,6 +1,7 @@
 """The network: spectrum-guided multi-granularity referring video object segmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,18 +91,27 @@ class SgMg(
         layers = range(config.decoder_layers)
         self.class_heads = nn.ModuleList(class_head(hidden) for _ in layers)
         self.box_heads = nn.ModuleList(box_head(hidden, first=i == 0) for i in layers)
-        self.kernels = PatchKernels(hidden, config.mask_channels)
+        self.kernels = PatchKernels(
+            hidden, config.mask_channels, coordinate_scale=config.coordinate_scale
+        )
         quarter, eighth, *_ = self.backbone.channels
         self.mask_optimizer = MaskOptimizer(config.mask_channels, quarter=quarter, eighth=eighth)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, source: str | Path, **download: Any
+        cls,
+        source: str | Path,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        without: Iterable[str] = (),
+        **download: Any,
     ) -> "SgMg":
         """Load a saved network, in evaluation mode; a folder needs no network connection.
 
         Args:
             source: folder written by `save_pretrained`, or the name of a Hugging Face repository.
+            changes: settings that differ from the saved ones, such as `dropout`.
+            without: prefixes of weights that start anew, such as `class_heads.`.
             download: passed to `huggingface_hub.snapshot_download` (revision, token ...).
 
         Raises:
@@ -109,8 +119,8 @@ class SgMg(
         """
         folder = find_folder(source, **download)
         config, tokenizer = read_config(folder)
-        model = cls(config, tokenizer=tokenizer)
-        load_weights(model, read_weights(folder), str(source))
+        model = cls(replace(config, **(changes or {})), tokenizer=tokenizer)
+        load_weights(model, read_weights(folder), str(source), without=without)
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:

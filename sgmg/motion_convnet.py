@@ -57,6 +57,7 @@ class NeighbourCorrelation(nn.Module):
         """
         super().__init__()
         self.radius = radius
+        self.displacement: Tensor
         window = (2 * radius + 1) ** 2
         self.features = nn.Conv2d(channels, channels, 1)
         self.temperature = nn.Parameter(torch.tensor(10.0))
@@ -70,7 +71,7 @@ class NeighbourCorrelation(nn.Module):
         )
 
     def _compare(self, x: Tensor, other: Tensor) -> Tensor:
-        """Cosine similarity of [N, C, h, w] to the window around each cell of `other`: [N, k, p]."""
+        """Cosine similarity of [N, C, h, w] to the window around each cell of `other`, [N,k,p]."""
         n, _, h, w = x.shape
         r, side = self.radius, 2 * self.radius + 1
         padded = F.pad(other, (r, r, r, r)).flatten(2)
@@ -102,7 +103,8 @@ class NeighbourCorrelation(nn.Module):
             [B*T, C, h, w].
         """
         if num_frames == 1:
-            return x + self.mix(x.new_zeros(len(x), self.mix[0].in_channels, *x.shape[2:]))
+            channels = self.displacement.shape[1] + 2
+            return x + self.mix(x.new_zeros(len(x), channels, *x.shape[2:]))
         features = F.normalize(self.features(x), dim=1)
         clips = rearrange(features, "(b t) c h w -> b t c h w", t=num_frames)
         earlier, later = clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1)

@@ -5,31 +5,12 @@ The draw is kept in a `Record`; what follows from it is in `record.py` and free 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
+from shards.order import Draws
 from shards.record import Colour, Crop, Mirror, Record, Resize, Size, Step
 
-T = TypeVar("T")
-
 PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-
-
-class AugmentationDraws(Protocol):
-    """What drawing an augmentation asks of a random generator; `shards.order.Draws` is one."""
-
-    def uniform(self, low: float, high: float) -> float:
-        """A real number in [low, high)."""
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-
-    def integer(self, low: int, high: int) -> int:
-        """A whole number in [low, high]."""
-
-    def choice(self, options: Sequence[T]) -> T:
-        """One of the options."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +118,7 @@ def resized(height: int, width: int, short: int, longest: int | None) -> Size:
 
 
 def draw_augmentation(
-    augmentation: Augmentation, size: Size, num_frames: int, draws: AugmentationDraws
+    augmentation: Augmentation, size: Size, num_frames: int, draws: Draws
 ) -> Record:
     """Decide all that is to happen to one clip.
 
@@ -151,9 +132,7 @@ def draw_augmentation(
     return Record(size, steps, draw_colours(augmentation, num_frames, draws))
 
 
-def draw_steps(
-    augmentation: Augmentation, size: Size, draws: AugmentationDraws
-) -> tuple[Step, ...]:
+def draw_steps(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:
     """Decide the changes of geometry, the same for all frames of size (height, width)."""
     if augmentation.mirror_first:
         mirror = _draw_mirror(augmentation, draws)
@@ -162,9 +141,7 @@ def draw_steps(
     return steps + _draw_mirror(augmentation, draws)
 
 
-def draw_colours(
-    augmentation: Augmentation, num_frames: int, draws: AugmentationDraws
-) -> tuple[Colour, ...]:
+def draw_colours(augmentation: Augmentation, num_frames: int, draws: Draws) -> tuple[Colour, ...]:
     """Decide the colour changes, one a frame; empty for none."""
     if augmentation.distortion is None:
         return ()
@@ -173,14 +150,12 @@ def draw_colours(
     return tuple(_draw_colour(augmentation.distortion, draws) for _ in range(num_frames))
 
 
-def _draw_mirror(augmentation: Augmentation, draws: AugmentationDraws) -> tuple[Step, ...]:
+def _draw_mirror(augmentation: Augmentation, draws: Draws) -> tuple[Step, ...]:
     """Mirror or not."""
     return (Mirror(),) if draws.chance(augmentation.mirror) else ()
 
 
-def _draw_size(
-    augmentation: Augmentation, size: Size, draws: AugmentationDraws
-) -> tuple[Step, ...]:
+def _draw_size(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:
     """Resize, or resize, crop and resize; or zoom."""
     if augmentation.zoom < 1.0:
         height, width = (round(side * draws.uniform(augmentation.zoom, 1.0)) for side in size)
@@ -202,7 +177,7 @@ def _draw_size(
     return before, Crop(top, left, height, width), after
 
 
-def _draw_colour(distortion: Distortion, draws: AugmentationDraws) -> Colour:
+def _draw_colour(distortion: Distortion, draws: Draws) -> Colour:
     """Decide the colour change of one frame.
 
     Published, contrast comes before or after saturation with equal chance. On real numbers both

@@ -5,46 +5,14 @@ All randomness comes through `draws`, so that a test may put in the published ge
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from shards.order import Items
-from shards.schema import Expression
-
-T = TypeVar("T")
-
-
-class ClipDraws(Protocol):
-    """What choosing frames asks of a random generator; `shards.order.Draws` is one."""
-
-    def integer(self, low: int, high: int) -> int:
-        """A whole number in [low, high]."""
-
-    def sample(self, options: Sequence[T], count: int) -> list[T]:
-        """`count` different options in random order."""
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-
-
-class SampledVideo(Protocol):
-    """What choosing items needs to know of a video; `shards.index.VideoRow` is one."""
-
-    @property
-    def annotated(self) -> npt.NDArray[np.bool_]:
-        """`[F]`, True where the frame carries ground truth."""
-
-    @property
-    def expressions(self) -> tuple[Expression, ...]:
-        """What is said about the video."""
-
-    @property
-    def visible(self) -> Mapping[str, npt.NDArray[np.bool_]]:
-        """Object id to `[F]`, True where the object is in the frame."""
+from shards.index import VideoRow
+from shards.order import Draws, Items
 
 
 @dataclass(frozen=True)
@@ -96,7 +64,7 @@ class ClipSampling:
 
 
 def clip_frames(
-    sampling: ClipSampling, length: int, anchor: int, num_frames: int, draws: ClipDraws
+    sampling: ClipSampling, length: int, anchor: int, num_frames: int, draws: Draws
 ) -> list[int]:
     """Choose the frames of one clip.
 
@@ -124,7 +92,7 @@ def clip_frames(
     return chosen
 
 
-def _spread(length: int, anchor: int, num_frames: int, reach: int, draws: ClipDraws) -> list[int]:
+def _spread(length: int, anchor: int, num_frames: int, reach: int, draws: Draws) -> list[int]:
     """The published choice: a frame near the anchor on each side, the rest from outside of these.
 
     The last near frame may come twice, as it does in the published sampling.
@@ -145,7 +113,7 @@ def _spread(length: int, anchor: int, num_frames: int, reach: int, draws: ClipDr
     return sorted(chosen)[:num_frames]
 
 
-def _window(length: int, anchor: int, num_frames: int, reach: int, draws: ClipDraws) -> list[int]:
+def _window(length: int, anchor: int, num_frames: int, reach: int, draws: Draws) -> list[int]:
     """Evenly spaced frames with the anchor among them; a short video repeats its last frame."""
     span = num_frames - 1
     fits: dict[int, list[int]] = {}
@@ -162,7 +130,7 @@ def _window(length: int, anchor: int, num_frames: int, reach: int, draws: ClipDr
 
 
 def list_items(
-    videos: Sequence[SampledVideo], shards: Sequence[int], sampling: ClipSampling, num_frames: int
+    videos: Sequence[VideoRow], shards: Sequence[int], sampling: ClipSampling, num_frames: int
 ) -> Items:
     """All items of a shard set; an expression whose object is never to be seen offers none.
 

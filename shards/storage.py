@@ -167,7 +167,7 @@ class Storage:
         path = folder / f".{name}.{uuid.uuid4().hex[:8]}.partial"
         with self._errors(name):
             folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb")
+            file = path.open("xb", buffering=1 << 20)
         try:
             with file:
                 yield file

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -32,6 +33,7 @@ from shards.storage import Span, Storage
 from shards.workers import Progress, in_processes, in_turn
 
 _BLOCK = 512
+_PIECE = 1 << 20
 _UPLOAD_STALL = 120.0
 
 Read = Callable[[str], Video]
@@ -252,6 +254,9 @@ class ShardTar:
         self._tar = TarWriter(
             self.output, user="root", group="root", mode=0o644, mtime=0, encoder=False
         )
+        # plain headers, and a member in one piece instead of tarfile's many: twice as fast
+        tar = self._tar.tarstream
+        tar.format, tar.fileobj, tar.copybufsize = tarfile.USTAR_FORMAT, self.output, _PIECE
         self._at = 0
 
     def write(self, key: str, members: Sequence[tuple[str, bytes]]) -> list[Span]:
@@ -288,12 +293,20 @@ class _Hashed:
     """A file that counts and hashes what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.bytes, self.sha256 = file, 0, hashlib.sha256()
+        self._file, self._hash, self.bytes = file, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
         self.bytes += len(data)
-        self.sha256.update(data)
+        self._hash.update(data)
         return self._file.write(data)
+
+    def close(self) -> None:
+        """The file is closed by whoever opened it."""
+
+    @property
+    def sha256(self) -> str:
+        """Of everything so far, in hexadecimal."""
+        return self._hash.hexdigest()
 
 
 def _index_name(tar: str) -> str:
@@ -308,7 +321,7 @@ def _write_index(
     skipped: tuple[Skipped, ...],
 ) -> ShardRecord:
     """Write a shard's index; it tells of plan and tar, so that a later run can check them."""
-    size, sha256 = tar.output.bytes, tar.output.sha256.hexdigest()
+    size, sha256 = tar.output.bytes, tar.output.sha256
     record = ShardRecord(
         name=task.name,
         bytes=size,

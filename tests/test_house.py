@@ -13,7 +13,7 @@ PACKAGES = ("preprocess", "shards", "sgmg")
 ENTRIES = ("train.py", "evaluate.py")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-MAX_PRODUCT_LINES = 8_000
+MAX_CODE_LINES = 8_000  # of the product: docstrings, comments and blank lines do not count
 MAX_SETTINGS = 45
 # who may import whom; the entry points may import shards and sgmg
 DOORS = {"preprocess": {"shards"}, "shards": set(), "sgmg": set(), "entry": {"shards", "sgmg"}}
@@ -73,9 +73,20 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert lines <= MAX_FUNCTION_LINES, f"{path.name}:{node.name} has {lines} lines"
 
 
+def code_lines(path: Path) -> int:
+    text = path.read_text(encoding="utf-8")
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and ast.get_docstring(node) is not None:
+                documented |= set(range(first.lineno, (first.end_lineno or 0) + 1))
+    lines = enumerate(map(str.strip, text.splitlines()), start=1)
+    return sum(bool(line) and line[0] != "#" and n not in documented for n, line in lines)
+
+
 def test_product_stays_small() -> None:
-    total = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in product_files())
-    assert total <= MAX_PRODUCT_LINES
+    assert sum(map(code_lines, product_files())) <= MAX_CODE_LINES
 
 
 def test_top_level_is_the_house() -> None:

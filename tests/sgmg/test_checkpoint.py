@@ -223,7 +223,7 @@ def test_file_that_would_run_code_is_refused(tmp_path):
         torch.save(content, path)
         with pytest.raises(CheckpointError, match=r"which could run code: refused"):
             read_published(path)
-    path.write_bytes(pickle.dumps(Bomb(mark)))
+    path.write_bytes(pickle.dumps(Bomb(mark), protocol=2))
     with pytest.raises(CheckpointError, match="refused"):
         read_published(path)
     assert not mark.exists()

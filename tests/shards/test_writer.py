@@ -292,7 +292,7 @@ def test_spans_and_hash_are_those_of_the_tar() -> None:
         spans += tar.write("b", [("json", b"{}")])
     data = file.getvalue()
     assert tar.output.bytes == len(data)
-    assert tar.output.sha256.hexdigest() == hashlib.sha256(data).hexdigest()
+    assert tar.output.sha256 == hashlib.sha256(data).hexdigest()
     with tarfile.open(fileobj=io.BytesIO(data)) as whole:
         members = whole.getmembers()
         assert [it.name for it in members] == ["a.json", "a.000000.jpg", "a.000001.png", "b.json"]
