@@ -93,8 +93,7 @@ class Recipe:
     out: Path = Path("runs/run")
     """Run folder."""
     init: Path | None = None
-    """Model folder, checkpoint or run to start from: its network, with this recipe's dropout,
-    drop path and freezing."""
+    """Model folder or run to start from: its network, with this recipe's dropouts and freezing."""
     pretrained: bool = False
     """Without `init`: start the backbone from its published image or video weights."""
     init_without: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 Shapes = Sequence[tuple[int, int]]
@@ -84,12 +84,12 @@ class DeformableAttention(nn.Module):
             Locations (x, y) [N, S, M, L, K, 2], (0, 0) = top left corner, (1, 1) = bottom right
             corner of the level, and weights [N, S, M, L, K] that sum to one over L and K.
         """
+        offsets = self.sampling_offsets(query).float()
+        if references.shape[-1] == 2:
+            cells = offsets.new_tensor([(w, h) for h, w in shapes])
+            offsets = offsets / repeat(cells, "l xy -> (m l k xy)", m=self.heads, k=self.points)
         offsets = rearrange(
-            self.sampling_offsets(query).float(),
-            "n s (m l k xy) -> n s m l k xy",
-            m=self.heads,
-            l=self.levels,
-            xy=2,
+            offsets, "n s (m l k xy) -> n s m l k xy", m=self.heads, l=self.levels, xy=2
         )
         weights = rearrange(
             self.attention_weights(query).float(), "n s (m lk) -> n s m lk", m=self.heads
@@ -97,8 +97,7 @@ class DeformableAttention(nn.Module):
         weights = weights.unflatten(-1, (self.levels, self.points))
         anchors = references.float()[:, :, None, :, None]
         if references.shape[-1] == 2:
-            scale = offsets.new_tensor([(w, h) for h, w in shapes])[:, None]
-            return anchors + offsets / scale, weights
+            return anchors + offsets, weights
         return anchors[..., :2] + offsets / self.points * anchors[..., 2:] * 0.5, weights
 
 

@@ -70,7 +70,7 @@ def test_a_run_leaves_losses_pictures_tracker_and_checkpoints(finetuned: Path) -
     assert all(np.isfinite(float(row["total"])) for row in rows)
     assert {"class", "box", "giou", "mask", "dice", "mask_low", "dice_0", "lr"} <= set(rows[0])
     assert sorted(p.name for p in finetuned.glob("step-*")) == ["step-000002", "step-000004"]
-    assert Image.open(finetuned / "pictures/step-000004.png").width > 300
+    assert Image.open(finetuned / "pictures/step-000004.png").width > 200
     assert list((finetuned / "tracker").glob("events*"))
     assert not list(finetuned.glob("*.partial"))
 
@@ -93,9 +93,8 @@ def test_resuming_gives_the_same_losses_and_weights(
 def test_fine_tuning_starts_from_the_pretrained_weights(pretrained: Path, finetuned: Path) -> None:
     before = load_file(pretrained / "step-000002/model.safetensors")
     after = load_file(finetuned / "step-000002/model.safetensors")
-    moved = [
-        float((after[k] - before[k]).abs().max()) for k in before if before[k].is_floating_point()
-    ]
+    weights = [name for name in before if "running_" not in name and "num_batches" not in name]
+    moved = [float((after[name] - before[name]).abs().max()) for name in weights]
     assert 0 < max(moved) < 0.02  # two updates at a rate of 1e-3, not another initialisation
 
 
