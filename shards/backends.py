@@ -124,7 +124,10 @@ class ObjectStore:
 
     def commit(self, path: Path, name: str) -> None:
         """Upload, in parts if large; the object appears when the last one has arrived."""
-        self._obstore.put(self._store, name, path)
+        try:
+            self._found(lambda: self._obstore.put(self._store, name, path))
+        except FileNotFoundError:
+            raise OSError("there is no such bucket or container") from None
 
     def _found(self, ask: Callable[[], Any]) -> Any:
         try:

@@ -1,16 +1,21 @@
 """The whole network on its paths (video, annotated frame, image) against the published numbers."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sgmg import best_query, every_query
+from sgmg import SgMg, best_query, every_query
+from sgmg.checkpoint import config_of_published, to_published_name, without_clutter
 from tests.golden.fixtures import case_clips, compare
-from tests.golden.models import case_tokens, golden_model
+from tests.golden.models import case_tokens, golden_model, published_config
 
 TOLERANCE = 1e-4
 MASKS = 1e-3  # absolute, in logits
+OVERLAP = 0.98  # of masks under bfloat16 autocast with those in float32
+TEXT_LAYERS = 12  # of the networks listed in state_dict_*.json
 
 
 @pytest.fixture(scope="module")
@@ -27,52 +32,112 @@ def networks(cases):
     return network
 
 
-@torch.no_grad()
-def test_model(model_case, cases, golden, networks):
-    case, want = cases["models"][model_case], golden(model_case)
-    model = networks(case["backbone"])
-    video = case["path"] == "video"
-    annotated = torch.tensor(case["annotated"]) if case["path"] == "annotated_frame" else None
-    frames, padding = case_clips(case)
+def chosen(x, selected):
+    """Of [E, T, Q, ...] the query selected for each expression, [E, T, 1, ...]."""
+    index = selected.view(-1, *[1] * (x.dim() - 1)).expand(-1, x.shape[1], 1, *x.shape[3:])
+    return x.gather(2, index)
 
-    stages = model.backbone(frames)
+
+def middle_of(model, frames, padding, annotated, tokens):
+    """Intermediate results by their published names, and the points the last layer starts from."""
     visual = model.look(frames, padding, annotated)
-    words, word_padding, sentence = model.text_encoder(case_tokens(cases, case))
+    words, word_padding, sentence = model.text_encoder(tokens)
     fused = model.fuse(visual, words, word_padding)
     memory = model.encode(visual, words, word_padding)
     decoded = model.decode(memory, sentence)
-    output = model.refer(visual, case_tokens(cases, case), best_query if video else every_query)
-
-    logits, boxes = output.queries.class_logits, output.queries.boxes_cxcywh
-    masks = output.mask_logits
-    if video:  # the published network returns the best query only
-        query = output.selected
-        logits, boxes = logits[..., query], boxes[:, :, query]
-        masks = masks[:, :, None]
-        references = decoded.boxes_cxcywh[-2][None, :, query, :2]  # the last layer's start
-    got = {"pred_logits": logits[..., None], "pred_boxes": boxes, "pred_masks": masks}
-    got = {f"{name.partition('/')[0]}/{n}": x for name in list(want)[-1:] for n, x in got.items()}
-    frames_out = visual.levels[0].shape[1]
+    references = decoded.boxes_cxcywh[-2].unflatten(0, (len(sentence), -1))[..., :2]
     middle = {
         "text_words": words,
         "text_sentence": sentence,
         "hs": torch.stack(decoded.states),
         "init_ref": decoded.first_references,
         "inter_refs": torch.stack(decoded.boxes_cxcywh),
-        **{f"backbone{i}": x for i, x in enumerate(stages)},
+        **{f"backbone{i}": x for i, x in enumerate(model.backbone(frames))},
         **{f"memory{i}": x for i, x in enumerate(memory.maps()[:3])},
         **{f"fft_pre{i}": x.flatten(0, 1) for i, x in enumerate(visual.levels)},
         **{f"fft_post{i}": x.flatten(0, 1) for i, x in enumerate(fused)},
         **{f"gauss{i}": x for i, x in enumerate(visual.gaussians)},
     }
-    if video:
-        middle["mso_out"] = F.pixel_unshuffle(output.mask_logits.flatten(0, 1)[:, None], 4)
-        got[f"{next(iter(got)).partition('/')[0]}/reference_points"] = references
-    got |= {f"mid/{name}": x for name, x in middle.items()}
-    assert frames_out == (1 if annotated is not None else frames.shape[1])
-    assert set(want) <= set(got)
+    return {f"mid/{name}": x for name, x in middle.items()}, references
+
+
+def inputs_of(cases, case):
+    annotated = torch.tensor(case["annotated"]) if case["path"] == "annotated_frame" else None
+    return *case_clips(case), annotated, case_tokens(cases, case)
+
+
+@torch.no_grad()
+def test_model(model_case, cases, golden, networks):
+    case, want = cases["models"][model_case], golden(model_case)
+    model, video = networks(case["backbone"]), case["path"] == "video"
+    frames, padding, annotated, tokens = inputs_of(cases, case)
+    select = best_query if video else every_query
+
+    output = model(frames, padding, tokens, select, annotated=annotated)
+    logits, boxes, masks = (
+        output.queries.class_logits,
+        output.queries.boxes_cxcywh,
+        output.mask_logits,
+    )
+    got, references = middle_of(model, frames, padding, annotated, tokens)
+    if video:  # the published network answers for the best query only
+        logits, boxes, references = (
+            chosen(x, output.selected) for x in (logits, boxes, references)
+        )
+        got["mid/mso_out"] = F.pixel_unshuffle(masks.flatten(0, 1)[:, None], 4)
+        masks = masks[:, :, None]
+    path = next(name for name in want if name.endswith("pred_masks")).partition("/")[0]
+    got[f"{path}/pred_logits"] = logits[..., None]
+    got[f"{path}/pred_boxes"] = boxes
+    got[f"{path}/pred_masks"] = masks
+    got[f"{path}/reference_points"] = references
+
     deviations = {name: compare(entry, got[name]) for name, entry in want.items()}
     assert max(deviations.values()) < TOLERANCE, deviations
-    entry = want[next(name for name in want if name.endswith("pred_masks"))]
-    found = got[next(name for name in want if name.endswith("pred_masks"))].flatten()
-    assert np.abs(found.numpy()[:: entry.stride] - entry.values.flatten()).max() < MASKS
+    stored = want[f"{path}/pred_masks"]
+    sampled = masks.flatten().numpy()[:: stored.stride]
+    assert np.abs(sampled - stored.values.flatten()).max() < MASKS
+
+
+@torch.no_grad()
+def test_bfloat16_keeps_the_masks(cases, networks):
+    case = next(iter(cases["models"].values()))
+    model = networks(case["backbone"])
+    frames, padding, annotated, tokens = inputs_of(cases, case)
+
+    def masks():
+        return model(frames, padding, tokens, every_query, annotated=annotated).mask_logits > 0
+
+    exact = masks()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = masks()
+    assert (exact & rough).sum() / (exact | rough).sum() > OVERLAP
+
+
+def state_dicts(golden_dir):
+    for path in sorted(golden_dir.glob("state_dict_*.json")):
+        yield path.stem.removeprefix("state_dict_"), json.loads(path.read_text())["entries"]
+
+
+def test_names_shapes_and_counts_are_the_published_ones(golden_dir):
+    counts = json.loads((golden_dir / "param_counts.json").read_text())
+    listed = dict(state_dicts(golden_dir))
+    assert listed
+    for backbone, entries in listed.items():
+        weights = {n: torch.empty(shape, device="meta") for n, (shape, *_) in entries.items()}
+        for name in list(weights):  # one tensor, two names
+            alias = name.removeprefix("transformer.decoder.")
+            if alias.startswith("bbox_embed."):
+                weights[name] = weights[alias]
+        weights = without_clutter(weights)
+        config = config_of_published(weights)
+        assert config == published_config(backbone, TEXT_LAYERS)
+        with torch.device("meta"):
+            model = SgMg(config)
+            frozen = SgMg(published_config(backbone, TEXT_LAYERS, freeze_text=True))
+        ours = {to_published_name(model, n): x.shape for n, x in model.state_dict().items()}
+        assert ours == {name: x.shape for name, x in weights.items()}
+        total = sum(p.numel() for p in model.parameters())
+        trained = sum(p.numel() for p in frozen.parameters() if p.requires_grad)
+        assert total == counts[backbone]["parameters"]
+        assert trained == counts[backbone]["trainable_with_freeze_text"]

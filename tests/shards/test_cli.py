@@ -112,3 +112,9 @@ def test_the_module_is_a_command(built: Path) -> None:
     )
     assert run.returncode == 1
     assert run.stderr.startswith("error: ")
+
+
+def test_importing_the_package_is_light() -> None:
+    heavy = "{'torch', 'webdataset', 'nvidia.dali', 'pandas', 'obstore'}"
+    code = f"import sys, shards; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

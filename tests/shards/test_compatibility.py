@@ -12,6 +12,7 @@ import webdataset
 
 from shards.index import ShardSet
 from shards.schema import decode_sample
+from shards.writer import Plan, build_set
 from tests.shards.sample_videos import build_toy, make_video, toy_keys, toy_video
 
 
@@ -93,17 +94,19 @@ def test_dalis_index_tool_agrees_with_ours(built: Path, tmp_path: Path) -> None:
                 assert places[name] == (image.offset, image.size)
 
 
-@pytest.mark.skipif(
+needs_datasets = pytest.mark.skipif(
     importlib.util.find_spec("datasets") is None, reason="Hugging Face datasets is not installed"
 )
-def test_hugging_face_datasets_reads_shards_of_equal_fields(tmp_path: Path) -> None:
+
+
+@needs_datasets
+def test_hugging_face_datasets_reads_image_sets(tmp_path: Path) -> None:
     import datasets
 
-    from shards.writer import Plan, build_set
-
+    keys = [f"k{number}" for number in range(8)]
     build_set(
-        [Plan(f"k{number}", 1000) for number in range(6)],
-        lambda key: make_video(key, num_frames=2),
+        [Plan(key, 1000) for key in keys],
+        lambda key: make_video(key, num_frames=1, absent=[0] if key < "k3" else []),
         str(tmp_path / "set"),
         dataset="toy",
         split="train",
@@ -112,5 +115,36 @@ def test_hugging_face_datasets_reads_shards_of_equal_fields(tmp_path: Path) -> N
     read = datasets.load_dataset(
         "webdataset", data_files=tars(tmp_path / "set"), cache_dir=str(tmp_path), split="train"
     )
-    assert sorted(read["__key__"]) == [f"k{number}" for number in range(6)]
-    assert read[0]["000001.jpg"].size == (52, 36)
+    assert sorted(read["__key__"]) == keys
+    for row in read:
+        names = ["1"] if row["__key__"] < "k3" else ["2", "1"]
+        assert [mask["id"] for mask in row["000000.rle.json"]] == names
+        assert row["000000.jpg"].size == (52, 36)
+
+
+@needs_datasets
+def test_hugging_face_datasets_reads_videos_of_named_columns(built: Path, tmp_path: Path) -> None:
+    from datasets import Features, Image, Value, load_dataset
+
+    text = Value("string")
+    expressions = [{"id": text, "text": text, "objects": [text], "kind": text}]
+    columns = {"__key__": text, "json": {"video_id": text, "expressions": expressions}}
+    for position in range(6):
+        columns[f"{position:06d}.jpg"] = Image()
+        columns[f"{position:06d}.rle.json"] = [{"id": text, "counts": text}]
+    read = load_dataset(
+        "webdataset",
+        data_files=tars(built),
+        features=Features(columns),
+        cache_dir=str(tmp_path),
+        split="train",
+    )
+    assert sorted(read["__key__"]) == toy_keys()
+    for row in read:
+        video = toy_video(row["__key__"])
+        assert [it["text"] for it in row["json"]["expressions"]] == [
+            it.text for it in video.expressions
+        ]
+        if video.frames[0].extension == "jpg":
+            shown = [row[f"{position:06d}.jpg"] is not None for position in range(6)]
+            assert sum(shown) == len(video.frames)
