@@ -23,7 +23,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 
 demo: $(VENV)/ready  ## data -> shards -> image pretraining -> video fine-tuning -> held-out scores, overlays
 	rm -rf demo
-	$(BIN)/python preprocess/build_shards.py synthetic --root demo/data --out demo/shards
+	$(BIN)/python preprocess/build_shards.py synthetic --root demo/data --out demo/shards --workers 2
 	$(BIN)/accelerate launch $(LAUNCH) train.py synthetic-pretrain --out demo/pretrain \
 	  --data.shards demo/shards/image-train --data.vocabulary demo/shards/train
 	$(BIN)/accelerate launch $(LAUNCH) train.py synthetic --out demo/run --init demo/pretrain \

@@ -68,7 +68,7 @@ class SyntheticSettings:
 
     train_videos: int = 1500
     valid_videos: int = 40
-    images: int = 4000
+    images: int = 2500
     valid_images: int = 100
     num_frames: int = 8
     valid_frames: int = 8
