@@ -83,17 +83,18 @@ class NeighbourCorrelation(nn.Module):
         index = (corner[:, None] + window).expand(n, -1, -1)
         return pairs.gather(2, index).transpose(1, 2)
 
-    def _velocity(self, similarity: Tensor) -> Tensor:
-        """Similarities [N, k, p] with the displacement they favour behind them, [N, k + 2, p]."""
-        weights = (similarity * self.temperature).softmax(1)
-        moved = torch.einsum("a k, n k p -> n a p", self.displacement, weights)
-        return torch.cat([similarity, moved], 1)
+    def _place(self, x: Tensor, other: Tensor) -> Tensor:
+        """Similarities and the displacement they favour, scaled to unit size: [N, k + 2, p]."""
+        similarity = self._compare(x, other) * self.temperature
+        moved = torch.einsum("a k, n k p -> n a p", self.displacement, similarity.softmax(1))
+        return torch.cat([similarity, moved * self.temperature], 1)
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Add what moved to the features of each frame.
 
-        The frame before, with displacements turned round, and the frame behind tell the same
-        velocity; it is their mean, at the ends of the clip the one there is.
+        How a location matches the frame behind, less how it matches its own frame, is zero where
+        nothing moves. The frame before, with displacements turned round, tells the same velocity;
+        it is the mean of both, at the ends of the clip the one there is.
 
         Args:
             x: maps of B clips of T frames, [B*T, C, h, w].
@@ -105,17 +106,25 @@ class NeighbourCorrelation(nn.Module):
         if num_frames == 1:
             channels = self.displacement.shape[1] + 2
             return x + self.mix(x.new_zeros(len(x), channels, *x.shape[2:]))
-        features = F.normalize(self.features(x), dim=1)
+        features = self.features(x)
+        features = F.normalize(features - features.mean((2, 3), keepdim=True), dim=1)
         clips = rearrange(features, "(b t) c h w -> b t c h w", t=num_frames)
         earlier, later = clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1)
-        forth = self._velocity(self._compare(earlier, later))
-        back = self._velocity(self._compare(later, earlier).flip(1))
-        forth, back = (v.unflatten(0, (len(clips), num_frames - 1)) for v in (forth, back))
+        still = self._place(features, features).unflatten(0, (len(clips), num_frames))
+        forth = self._place(earlier, later).unflatten(0, (len(clips), num_frames - 1))
+        back = self._turned(self._place(later, earlier)).unflatten(0, (len(clips), num_frames - 1))
+        forth, back = forth - still[:, :-1], back - self._turned(still[:, 1:], axis=2)
         total = F.pad(forth, (0, 0, 0, 0, 0, 1)) + F.pad(back, (0, 0, 0, 0, 1, 0))
         beside = x.new_full((num_frames, 1, 1), 2.0)
         beside[0], beside[-1] = 1.0, 1.0
         motion = (total / beside).flatten(0, 1).unflatten(2, x.shape[2:])
         return x + self.mix(motion)
+
+    def _turned(self, place: Tensor, axis: int = 1) -> Tensor:
+        """The same with every displacement turned round."""
+        window = self.displacement.shape[1]
+        similarity, moved = place.split([window, 2], axis)
+        return torch.cat([similarity.flip(axis), -moved], axis)
 
 
 class MotionConvNet(nn.Module):
