@@ -133,7 +133,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         Recipe(
             model=TINY,
             data=Data(style="synthetic-image", num_frames=1, batch_size=8, threads=1),
-            optim=dataclasses.replace(TINY_OPTIM, steps=800, schedule="constant"),
+            optim=dataclasses.replace(TINY_OPTIM, steps=600, schedule="constant"),
         ),
     ),
     "synthetic": (
@@ -141,7 +141,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         Recipe(
             model=TINY,
             data=Data(style="synthetic", num_frames=2, batch_size=6, threads=1),
-            optim=dataclasses.replace(TINY_OPTIM, steps=750, schedule="cosine", reference_batch=6),
+            optim=dataclasses.replace(TINY_OPTIM, steps=500, schedule="cosine", reference_batch=6),
         ),
     ),
     "pretrain-refcoco": (

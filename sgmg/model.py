@@ -59,15 +59,21 @@ class SgMg(
             config: sizes and parts.
             tokenizer: of the text model; by default the one `config.text_model` names.
             pretrained: start the backbone from its published image or video weights.
+
+        Raises:
+            ValueError: no text model is named, or a part cannot be built from its settings.
         """
         super().__init__()
+        text = config.text_config or config.text_model
+        if not text:
+            raise ValueError("name a text_model, or give a text_config to start from nothing")
         self.config = config
         hidden = config.hidden
         self.backbone = build_backbone(
             config.backbone, pretrained=pretrained, drop_path=config.drop_path
         )
         self.text_encoder = TextEncoder(
-            config.text_config or config.text_model or "",
+            text,
             tokenizer,
             hidden=hidden,
             dropout=config.dropout,
@@ -217,13 +223,16 @@ class SgMg(
             select: as in `forward`.
             clip_index: as in `forward`.
             every_layer: as in `forward`.
+
+        Raises:
+            ValueError: not one clip for each expression.
         """
         if clip_index is not None:
             visual = visual.take(clip_index)
-        elif len(tokens.ids) != len(visual.sizes):
+        if len(tokens.ids) != len(visual.sizes):
             raise ValueError(
-                f"{len(tokens.ids)} expressions for {len(visual.sizes)} clips: say with "
-                "`clip_index` which clip each expression is about"
+                f"{len(tokens.ids)} expressions for {len(visual.sizes)} clips: `clip_index` must "
+                "name one clip for each expression"
             )
         words, word_padding, sentence = self.text_encoder(tokens)
         memory = self.encode(visual, words, word_padding)

@@ -195,6 +195,11 @@ def test_settings_that_cannot_be_built(changed, message):
         tiny_config(**changed)
 
 
+def test_a_text_model_is_needed():
+    with pytest.raises(ValueError, match="name a text_model"):
+        SgMg(tiny_config(text_config=None))
+
+
 def test_settings_survive_a_dictionary():
     config = tiny_config()
     assert SgMgConfig.from_dict(config.to_dict()) == config
