@@ -23,8 +23,7 @@ class SgMgConfig:
         queries: queries Q a frame.
         mask_channels: channels of a patch mask (16 = 4x4 pixels a cell).
         coordinate_scale: factor on the pixel coordinates that patch kernels see beside features of
-            unit size; published as 1. Small networks trained for minutes want about 1 / 50: else
-            a mask is drawn by place before words are understood.
+            unit size; published as 1. The demo's small network uses 0.02.
         dropout: rate inside transformer and text projections.
         drop_path: stochastic depth of the backbone.
         freeze_text: keep the text model's weights (not its projections) fixed.

@@ -43,23 +43,6 @@ def parameter_groups(
     ]
 
 
-def learning_rate_scale(global_batch: int, *, clips_per_gpu: int, from_scratch: bool) -> float:
-    """Factor on all published learning rates.
-
-    The published runs multiply them by GPUs / 8 (by GPUs / 4 on video without a checkpoint); the
-    number of GPUs they would need for this batch stands in for it.
-
-    Args:
-        global_batch: Clips an update, over all processes and accumulation steps.
-        clips_per_gpu: Of the published recipe.
-        from_scratch: Video training that does not start from a checkpoint.
-
-    Returns:
-        The factor.
-    """
-    return global_batch / clips_per_gpu / (4 if from_scratch else 8)
-
-
 def step_decay(optimizer: Optimizer, drops: Sequence[int], *, factor: float = 0.1) -> MultiStepLR:
     """Multiply all rates by ``factor`` at each drop.
 

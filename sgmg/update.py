@@ -11,7 +11,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sgmg.losses import Criterion, normaliser
 from sgmg.matcher import Matcher, Targets
-from sgmg.outputs import QueryOutput
 
 
 class Update:
@@ -60,7 +59,7 @@ class Update:
         """
         accelerator = self.accelerator
         visible = accelerator.reduce(targets.visible.sum(), "sum")
-        select = partial(_match, matcher=self.matcher, targets=targets)
+        select = partial(self.matcher, targets=targets)
         outputs = self.model(frames, padding, expressions, select)
         terms = self.criterion(outputs, targets, normaliser(visible, accelerator.num_processes))
         accelerator.backward(terms["total"])
@@ -72,7 +71,3 @@ class Update:
         values = torch.stack([*(t.detach() for t in terms.values()), norm.detach()])
         values = accelerator.reduce(values, "mean")
         return dict(zip(names, values.tolist(), strict=True)), outputs.mask_logits.detach()
-
-
-def _match(queries: QueryOutput, *, matcher: Matcher, targets: Targets) -> Tensor:
-    return matcher(queries, targets)

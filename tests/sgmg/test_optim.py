@@ -5,7 +5,6 @@ from transformers import RobertaConfig, RobertaModel
 
 from sgmg.optim import (
     gradient_norms,
-    learning_rate_scale,
     parameter_groups,
     step_decay,
     warmup_cosine,
@@ -55,14 +54,6 @@ def test_frozen_parameters_are_left_out() -> None:
     model = network()
     model["text_encoder"]["model"].requires_grad_(False)
     assert names_by_group(model)["text_encoder"] == set()
-
-
-@pytest.mark.parametrize(
-    ("batch", "clips", "scratch", "scale"),
-    [(4, 2, False, 2 / 8), (2, 1, False, 2 / 8), (2, 1, True, 2 / 4), (16, 2, False, 1)],
-)
-def test_scale_is_the_published_one(batch, clips, scratch, scale) -> None:
-    assert learning_rate_scale(batch, clips_per_gpu=clips, from_scratch=scratch) == scale
 
 
 def rates(schedule, optimizer: torch.optim.Optimizer, updates: int) -> list[float]:
