@@ -18,7 +18,7 @@ help:  ## list the targets
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock --editable '.[dev,app,plot,ray]'
 	@touch $@
 
 demo: $(VENV)/ready  ## data -> shards -> image pretraining -> video fine-tuning -> held-out scores, overlays
@@ -47,7 +47,7 @@ bench: $(VENV)/ready  ## run every benchmark (each prints a table and one JSON l
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 lock: pyproject.toml  ## pin the dependencies anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url --extra dev --extra app --extra ray -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url --extra dev --extra app --extra ray --extra plot -o requirements.lock pyproject.toml
 
 clean:  ## remove what the targets made (not .venv)
 	rm -rf demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -238,7 +238,11 @@ class _Producer:
         torch.set_num_threads(threads)  # the thread's own choice became the default of later ones
 
     def _run(self) -> None:
-        torch.set_num_threads(1)  # DALI has its own; two pools next to one another halve the speed
+        # An OpenMP team of this thread's own would make libgomp's other threads sleep instead of
+        # spin: training takes twice as long. Asking first makes torch set up this thread, which
+        # would undo the 1 later.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
         self._ready.set()
         try:
             for value in self._values:

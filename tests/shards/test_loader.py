@@ -16,6 +16,7 @@ from shards import Batch, ClipLoader, Expression, Plan, ShardError, ShardSet, bu
 from shards.augment import Augmentation
 from shards.clips import ClipSampling
 from shards.dali import DEVIATION, MEAN
+from shards.loader import _Producer
 from shards.record import Mirror, Record
 from shards.schema import Frame, decode_mask
 from shards.source import MAX_ATTEMPTS
@@ -290,6 +291,28 @@ def test_leaving_and_closing_end_all_threads(toy: str) -> None:
     loader.close()
     assert threading.active_count() == before
     assert torch.get_num_threads() == threads
+
+
+def test_torch_works_alone_in_the_thread_that_makes_batches() -> None:
+    counts, started = [], threading.Event()
+
+    def values() -> Iterator[tuple[int, Batch]]:
+        started.wait()
+        torch.zeros(1 << 18).mul_(2)  # the first work of a thread sets up its pool
+        counts.append(torch.get_num_threads())
+        yield 0, None  # type: ignore[misc]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        producer = _Producer(values(), 1)
+        started.set()
+        list(producer)
+        producer.stop()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert counts == [1]
 
 
 def test_a_set_without_targets_is_refused(tmp_path: Path) -> None:
