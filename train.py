@@ -38,7 +38,6 @@ from sgmg.update import Update
 from shards import Batch, ClipLoader, ShardError, ShardSet
 from shards.augment import Augmentation
 from shards.clips import ClipSampling
-from shards.dali import DEVIATION, MEAN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +54,8 @@ class Data:
     """Frames T of a clip."""
     batch_size: int = 2
     """Clips of one update over all processes."""
+    expressions: int = 1
+    """Most sentences of a clip; more than one, as published, teach a small model to choose."""
     decoder: Literal["cpu", "mixed"] = "cpu"
     """Where DALI decodes; `mixed` needs a GPU."""
     threads: int = 2
@@ -240,6 +241,7 @@ def open_loader(recipe: Recipe, accelerator: Accelerator) -> ClipLoader:
         world_size=accelerator.num_processes,
         sampling=sampling,
         augmentation=augmentation,
+        expressions=data.expressions,
         device=data.decoder,
         threads=data.threads,
     )
@@ -322,7 +324,9 @@ class Run:
         batch = batch.to(self.accelerator.device)
         targets = Targets(batch.masks, batch.boxes_cxcywh, batch.visible)
         try:
-            return self.update(batch.frames, batch.padding, batch.expressions, targets)
+            return self.update(
+                batch.frames, batch.padding, batch.expressions, targets, batch.clip_index
+            )
         except NonFiniteLossError as error:
             stop(f"update {self.step + 1}, clips {', '.join(batch.keys)}: {error}")
 
@@ -381,16 +385,11 @@ class Run:
             self.losses.forget_after(self.step)
 
 
-def draw_batch(batch: Batch, mask_logits: Tensor, clips: int = 4) -> Image.Image:
-    """Predictions over the ground truth for the first clips of a batch."""
-    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (MEAN, DEVIATION))
-    frames, truth, predicted = [], [], []
-    for b, (height, width) in enumerate(batch.sizes[:clips].tolist()):
-        pixels = batch.frames[b, :, :, :height, :width].cpu() * std + mean
-        frames.append((pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
-        truth.append(batch.masks[b, :, :height, :width].cpu().numpy())
-        predicted.append((mask_logits[b, :, :height, :width] > 0).cpu().numpy())
-    return prediction_sheet(frames, truth, predicted, batch.expressions[:clips])
+def draw_batch(batch: Batch, mask_logits: Tensor, most: int = 4) -> Image.Image:
+    """Predictions over the ground truth for the first expressions of a batch."""
+    frames = [batch.pixels(b) for b in batch.clip_index[:most].tolist()]
+    truth, predicted = batch.masks[:most].cpu(), (mask_logits[:most] > 0).cpu()
+    return prediction_sheet(frames, truth.numpy(), predicted.numpy(), batch.expressions[:most])
 
 
 if __name__ == "__main__":

@@ -43,23 +43,23 @@ class LossTable:
 
 def prediction_sheet(
     frames: Sequence[NDArray[np.uint8]],
-    truth: Sequence[NDArray[np.bool_]],
-    predicted: Sequence[NDArray[np.bool_]],
+    truth: NDArray[np.bool_],
+    predicted: NDArray[np.bool_],
     expressions: Sequence[str],
 ) -> Image.Image:
-    """Predictions (second colour) over the ground truth (first colour), a clip a row.
+    """Predictions (second colour) over the ground truth (first colour), an expression a row.
 
     Args:
-        frames: RGB frames of each clip, [T, H, W, 3].
-        truth: masks of each clip, [T, H, W].
-        predicted: masks of each clip, [T, H, W].
-        expressions: one a clip.
+        frames: RGB frames of the clip of each of E expressions, [T, H, W, 3].
+        truth: masks [E, T, H', W'], padded to one size.
+        predicted: masks, likewise.
+        expressions: E sentences.
 
     Returns:
         The sheet as an RGB image.
     """
     rows = []
     for clip, target, mask in zip(frames, truth, predicted, strict=True):
-        both = np.stack([target, mask], 1)
+        both = np.stack([target, mask], 1)[..., : clip.shape[1], : clip.shape[2]]
         rows.append([draw_masks(f, m, opacity=0.3) for f, m in zip(clip, both, strict=True)])
     return sheet(rows, expressions)

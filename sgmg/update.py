@@ -40,19 +40,25 @@ class Update:
         self.matcher, self.criterion = Matcher(), Criterion()
 
     def __call__(
-        self, frames: Tensor, padding: Tensor, expressions: Sequence[str], targets: Targets
+        self,
+        frames: Tensor,
+        padding: Tensor,
+        expressions: Sequence[str],
+        targets: Targets,
+        clip_index: Tensor | None = None,
     ) -> tuple[dict[str, float], Tensor]:
         """Learn from the clips of this process.
 
         Args:
             frames: [B, T, 3, H, W].
             padding: [B, H, W].
-            expressions: one a clip.
+            expressions: E sentences.
             targets: what they mean.
+            clip_index: clip of each expression, int64 [E]; by default one each, in order.
 
         Returns:
             Loss terms and the gradient's norm before clipping, averaged over processes; logits of
-            the predicted masks [B, T, H, W].
+            the predicted masks [E, T, H, W].
 
         Raises:
             NonFiniteLossError: a term is NaN or infinite; the weights have not moved.
@@ -60,7 +66,7 @@ class Update:
         accelerator = self.accelerator
         visible = accelerator.reduce(targets.visible.sum(), "sum")
         select = partial(self.matcher, targets=targets)
-        outputs = self.model(frames, padding, expressions, select)
+        outputs = self.model(frames, padding, expressions, select, clip_index=clip_index)
         terms = self.criterion(outputs, targets, normaliser(visible, accelerator.num_processes))
         accelerator.backward(terms["total"])
         norm = accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)

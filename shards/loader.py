@@ -42,6 +42,8 @@ class ClipLoader:
         world_size: Number of processes.
         sampling: How clips are cut from videos.
         augmentation: What may happen to them.
+        expressions: Most sentences of a clip: its item's own and, beyond the published one, others
+            of its video. They share decoding and the visual pass, and tell each other apart.
         device: "cpu", or "mixed" to decode on the GPU.
         threads: Of DALI.
         pad_to: Frames are padded to multiples of this, in pixels.
@@ -65,6 +67,7 @@ class ClipLoader:
         world_size: int = 1,
         sampling: ClipSampling,
         augmentation: Augmentation,
+        expressions: int = 1,
         device: Literal["cpu", "mixed"] = "cpu",
         threads: int = 1,
         pad_to: int = 32,
@@ -72,10 +75,11 @@ class ClipLoader:
         block_shards: int = 0,
     ) -> None:
         """Open the sets and list their items; threads start with the first iteration."""
-        if min(num_frames, batch_size, threads, pad_to, prefetch, len(sets)) < 1:
+        counts = [num_frames, batch_size, expressions, threads, pad_to, prefetch, len(sets)]
+        if min(counts) < 1:
             raise ValueError(
-                "num_frames, batch_size, threads, pad_to, prefetch and the number of sets must be "
-                f">= 1; got {[num_frames, batch_size, threads, pad_to, prefetch, len(sets)]}"
+                "num_frames, batch_size, expressions, threads, pad_to, prefetch and the number of "
+                f"sets must be >= 1; got {counts}"
             )
         share = len(order.rank_slots(0, batch_size, rank, world_size))
         self.batch_size, self._rank, self._world_size = batch_size, rank, world_size
@@ -88,10 +92,11 @@ class ClipLoader:
             seed=seed,
             sampling=sampling,
             augmentation=augmentation,
+            expressions=expressions,
             block_shards=block_shards,
         )
         shares = None if weights is None else tuple(map(float, weights))
-        settings = repr((shares, num_frames, sampling, augmentation, block_shards))
+        settings = repr((shares, num_frames, sampling, augmentation, expressions, block_shards))
         self._state = order.State(
             manifests=hashlib.sha256(" ".join(s.hash for s in self.sets).encode()).hexdigest(),
             settings=hashlib.sha256(settings.encode()).hexdigest()[:16],
@@ -171,18 +176,21 @@ class ClipLoader:
         frames = self._collate(pixels, records, self._num_frames, self._pad_to)
         height, width = frames.shape[-2:]
         padding = torch.ones(len(clips), height, width, dtype=torch.bool)
-        masks = torch.zeros(len(clips), self._num_frames, height, width, dtype=torch.bool)
+        index = [b for b, clip in enumerate(clips) for _ in clip.expressions]
+        masks = torch.zeros(len(index), self._num_frames, height, width, dtype=torch.bool)
         for b, clip in enumerate(clips):
             h, w = clip.record.size
             padding[b, :h, :w] = False
-            masks[b, :, :h, :w] = torch.from_numpy(clip.masks)
+            first = index.index(b)
+            masks[first : first + len(clip.masks), :, :h, :w] = torch.from_numpy(clip.masks)
         return Batch(
             frames=frames,
             padding=padding,
-            expressions=[clip.expression for clip in clips],
+            expressions=[text for clip in clips for text in clip.expressions],
+            clip_index=torch.tensor(index),
             masks=masks,
-            boxes_cxcywh=torch.from_numpy(np.stack([clip.boxes_cxcywh for clip in clips])),
-            visible=torch.from_numpy(np.stack([clip.visible for clip in clips])),
+            boxes_cxcywh=torch.from_numpy(np.concatenate([clip.boxes_cxcywh for clip in clips])),
+            visible=torch.from_numpy(np.concatenate([clip.visible for clip in clips])),
             annotated=torch.from_numpy(np.stack([clip.annotated for clip in clips])),
             anchors=torch.tensor([clip.anchor for clip in clips]),
             sizes=torch.tensor([record.size for record in records]),

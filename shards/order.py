@@ -19,7 +19,7 @@ from shards.schema import ShardError
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
-ORDER, CLIP, AUGMENTATION, REPLACEMENT = range(4)
+ORDER, CLIP, AUGMENTATION, REPLACEMENT, COMPANIONS = range(5)
 _NEAR = 32  # positions: neighbours may meet in one batch
 _TRIES = 8
 

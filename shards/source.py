@@ -12,9 +12,9 @@ import numpy.typing as npt
 from shards import order
 from shards.augment import Augmentation, draw_augmentation
 from shards.clips import ClipSampling, clip_frames, list_items
-from shards.index import ShardSet
+from shards.index import ShardSet, VideoRow
 from shards.record import Record, gather_maps, mask_box, mirror_words, transform_boxes
-from shards.schema import BoolArray, Frame, ShardError, decode_mask
+from shards.schema import BoolArray, Expression, Frame, ShardError, decode_mask
 
 MAX_ATTEMPTS = 100
 
@@ -29,10 +29,10 @@ class Clip:
         members: Where each frame lies, for messages.
         images: T encoded frames.
         record: What was drawn.
-        expression: The sentence.
-        masks: `[T, h, w]`, of the new size.
-        boxes_cxcywh: `[T, 4]`, normalised.
-        visible: `[T]`, the box has width and height.
+        expressions: E sentences, the item's own first.
+        masks: `[E, T, h, w]`, of the new size.
+        boxes_cxcywh: `[E, T, 4]`, normalised.
+        visible: `[E, T]`, the box has width and height.
         annotated: `[T]`, the frame carries ground truth.
         anchor: Where in the clip the frame it was made around stands; -1 if it is not in it.
     """
@@ -42,7 +42,7 @@ class Clip:
     members: tuple[str, ...]
     images: tuple[bytes, ...]
     record: Record
-    expression: str
+    expressions: tuple[str, ...]
     masks: BoolArray
     boxes_cxcywh: npt.NDArray[np.float32]
     visible: BoolArray
@@ -60,6 +60,7 @@ class ClipSource:
         seed: Of order, sampling and augmentation.
         sampling: How clips are cut from videos.
         augmentation: What may happen to them.
+        expressions: Most sentences of a clip: the item's own and others of its video.
         block_shards: Shards of a set read at a time, see `order.epoch_order`.
 
     Raises:
@@ -76,10 +77,12 @@ class ClipSource:
         seed: int,
         sampling: ClipSampling,
         augmentation: Augmentation,
+        expressions: int,
         block_shards: int,
     ) -> None:
         """List all items."""
         self.sets, self.seed, self.num_frames = sets, seed, num_frames
+        self._expressions = expressions
         self.sampling, self.augmentation, self._block_shards = sampling, augmentation, block_shards
         self.items = [list_items(s.videos, s.shard_of.tolist(), sampling, num_frames) for s in sets]
         for shard_set, items in zip(sets, self.items, strict=True):
@@ -151,27 +154,43 @@ class ClipSource:
             f"{shard_set.url}, shard {row.shard}, video {row.key}, frame {frame.name}"
             for frame in frames
         )
-        sources = [
-            target_mask(frame, expression.objects, size, name)
-            for frame, name in zip(frames, where, strict=True)
-        ]
-        boxes, visible = target_boxes(sources, record)
-        if not visible.any():
-            return None
+        targets = []
+        for spoken in (expression, *self._companions(row, expression, (epoch, position, attempt))):
+            sources = [
+                target_mask(frame, spoken.objects, size, name)
+                for frame, name in zip(frames, where, strict=True)
+            ]
+            boxes, visible = target_boxes(sources, record)
+            if visible.any():
+                targets.append((self._words(spoken.text, record), sources, boxes, visible))
+            elif spoken is expression:
+                return None
         rows, columns = gather_maps(record)
+        texts, sources_of, boxes_of, visible_of = zip(*targets, strict=True)
         return Clip(
             position=position,
             key=row.key,
             members=where,
             images=tuple(frame.image for frame in frames),
             record=record,
-            expression=self._words(expression.text, record),
-            masks=np.stack([source[rows][:, columns] for source in sources]),
-            boxes_cxcywh=boxes,
-            visible=visible,
+            expressions=texts,
+            masks=np.stack(
+                [np.stack([s[rows][:, columns] for s in sources]) for sources in sources_of]
+            ),
+            boxes_cxcywh=np.stack(boxes_of),
+            visible=np.stack(visible_of),
             annotated=np.array([frame.masks is not None for frame in frames]),
             anchor=chosen.index(anchor) if anchor in chosen else -1,
         )
+
+    def _companions(
+        self, row: VideoRow, expression: Expression, where: tuple[int, int, int]
+    ) -> list[Expression]:
+        """Other expressions of the item's video, drawn without repeats, as many as are wanted."""
+        others = [it for it in row.expressions if it is not expression]
+        count = min(self._expressions - 1, len(others))
+        draws = order.Draws(self.seed, order.COMPANIONS, *where)
+        return [others[i] for i in draws.sample(range(len(others)), count)] if count else []
 
     def _words(self, text: str, record: Record) -> str:
         """The sentence as training wants it, mirrored with its clip."""

@@ -117,6 +117,28 @@ def check_target(batch: Batch, b: int, t: int, frame: Frame, objects: Sequence[s
         assert not batch.boxes_cxcywh[b, t].any()
 
 
+def test_further_expressions_of_a_clip_come_with_their_own_targets(toy: str, loaders: Any) -> None:
+    one, two = loaders([toy]), loaders([toy], expressions=2)
+    for single, batch in zip(one, two, strict=True):
+        assert torch.equal(single.frames, batch.frames)
+        own = [batch.clip_index.tolist().index(b) for b in range(4)]
+        assert [batch.expressions[e] for e in own] == single.expressions
+        assert torch.equal(batch.masks[own], single.masks)
+        assert torch.equal(batch.boxes_cxcywh[own], single.boxes_cxcywh)
+        assert single.clip_index.tolist() == [0, 1, 2, 3]
+        assert batch.visible.any(1).all()
+        videos = {row.key: row for row in two.sets[0].videos}
+        for e, b in enumerate(batch.clip_index.tolist()):
+            clip = two.source.clip(0, batch.positions[b])
+            assert batch.expressions[e] in clip.expressions
+            if not clip.record.mirrored:
+                texts = [it.text for it in videos[batch.keys[b]].expressions]
+                assert batch.expressions[e] in texts
+        counts = batch.clip_index.bincount()
+        assert counts.max() == 2
+        assert all(len(set(two.source.clip(0, p).expressions)) >= 1 for p in batch.positions)
+
+
 def test_an_epoch_delivers_each_item_once_and_nothing_unseen(toy: str, loaders: Any) -> None:
     loader = loaders([toy], sampling=ClipSampling.image(), num_frames=1)
     batches = list(loader)
@@ -275,7 +297,7 @@ def test_a_hidden_clip_is_replaced_by_rule(toy: str, loaders: Any) -> None:
 
     loader.source._try_item = refuse
     clips = [loader.source.clip(0, 1) for _ in range(2)]
-    assert len({(clip.key, clip.record, clip.expression) for clip in clips}) == 1
+    assert len({(clip.key, clip.record, clip.expressions) for clip in clips}) == 1
     assert refused[:2] == refused[2:]
     assert len(set(refused)) > 1
 
