@@ -125,24 +125,25 @@ TINY = SgMgConfig(
     drop_path=0.0,
     coordinate_scale=0.02,
 )
+TINY_DATA = Data(style="synthetic", num_frames=2, batch_size=4, expressions=2, threads=1)
 TINY_OPTIM = Optim(
-    lr=1e-3, backbone_lr=1e-3, text_lr=1e-3, weight_decay=1e-4, clip_norm=1.0, warmup=100
+    lr=1e-3, backbone_lr=1e-3, text_lr=3e-3, clip_norm=1.0, warmup=100, reference_batch=4
 )
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (
         "moving shapes, single images: a model of demo size from nothing, on a CPU",
         Recipe(
             model=TINY,
-            data=Data(style="synthetic-image", num_frames=1, batch_size=8, threads=1),
-            optim=dataclasses.replace(TINY_OPTIM, steps=600, schedule="constant"),
+            data=dataclasses.replace(TINY_DATA, style="synthetic-image", num_frames=1),
+            optim=dataclasses.replace(TINY_OPTIM, steps=750, schedule="constant"),
         ),
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",
         Recipe(
             model=TINY,
-            data=Data(style="synthetic", num_frames=2, batch_size=6, threads=1),
-            optim=dataclasses.replace(TINY_OPTIM, steps=500, schedule="cosine", reference_batch=6),
+            data=TINY_DATA,
+            optim=dataclasses.replace(TINY_OPTIM, steps=550, schedule="cosine"),
         ),
     ),
     "pretrain-refcoco": (

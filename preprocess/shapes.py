@@ -5,8 +5,8 @@ colour or kind, and an expression is kept only if it is true of exactly one shap
 what it takes:
 
 - ``appearance``: size, colour and shape words alone name one shape;
-- ``side``: without "on the left" (right, top, bottom) two shapes would fit; the order along
-  that axis holds with a margin in every frame;
+- ``side``: without "on the left" (right, top, bottom) two shapes would fit; the others are in
+  the other half, and behind with a margin in every frame;
 - ``motion``: without "moving left" (right, up, down, "that stays still") two shapes would fit.
 """
 
@@ -26,9 +26,32 @@ COLOURS = {
     "yellow": (232, 206, 48),
     "purple": (150, 52, 190),
 }
-# Number of edges, and their distance from the centre over the radius: about equal areas.
-SHAPES = {"circle": (0, 1.0), "square": (4, 0.886), "triangle": (3, 0.778)}
-SIZES = {"small": (0.062, 0.072), "large": (0.115, 0.132)}  # radius over the frame's side
+ARM = 0.42  # half the width of a cross's arms over their length
+
+
+def _ring(*radii: float, turn: float = 0.0) -> NDArray[np.float64]:
+    """Corners [V, 2] at these distances from the centre, evenly round it."""
+    angles = np.pi / 2 + 2 * np.pi * (np.arange(len(radii)) + turn) / len(radii)
+    return np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _of_unit_circle(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The polygon [V, 2] scaled to the area of the unit circle."""
+    x, y = corners.T
+    area = abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    return corners * np.sqrt(np.pi / area)
+
+
+_HALF_CROSS = np.array(
+    [[1, ARM], [ARM, ARM], [ARM, 1], [-ARM, 1], [-ARM, ARM], [-1, ARM]], np.float64
+)
+# Corners [V, 2] of each kind, x before y (down), at radius 1: equal areas.
+SHAPES = {
+    "circle": _of_unit_circle(_ring(*[1.0] * 32)),
+    "triangle": _of_unit_circle(_ring(1.0, 1.0, 1.0, turn=1.5)),
+    "cross": _of_unit_circle(np.concatenate([_HALF_CROSS, -_HALF_CROSS])),
+}
+SIZES = {"small": (0.08, 0.09), "large": (0.13, 0.15)}  # radius over the frame's side
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 SIDES = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}  # axis, sign
 SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
@@ -81,17 +104,20 @@ def scene_generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, STREAMS[split], index])
 
 
-def draw_scene(rng: np.random.Generator, *, num_frames: int, side: int, twins: float) -> Scene:
-    """Draw 2 to 4 shapes that stay inside the frame and seldom hide each other.
+def draw_scene(
+    rng: np.random.Generator, *, most: int, num_frames: int, side: int, twins: float
+) -> Scene:
+    """Draw 2 to `most` shapes that stay inside the frame and seldom hide each other.
 
     Args:
         rng: the scene's own generator.
+        most: largest number of shapes.
         num_frames: length in frames; with 1 every shape is still.
         side: height and width in pixels.
         twins: probability that a further shape looks like the one before it.
     """
     while True:
-        looks = _draw_looks(rng, count=int(rng.integers(2, 5)), twins=twins)
+        looks = _draw_looks(rng, count=int(rng.integers(2, most + 1)), twins=twins)
         shapes: list[Shape] = []
         for look in looks:
             taken = {shape.motion for shape in shapes if shape.look == look}
@@ -132,9 +158,10 @@ def _draw_shape(
     motion = _pick(rng, free)
     radius = side * rng.uniform(*SIZES[size])
     steps = max(num_frames - 1, 1)
-    speed = min(side * rng.uniform(*SPEED), (side - 2.2 * radius) / steps)
+    extent = radius * float(np.abs(SHAPES[shape]).max())
+    speed = min(side * rng.uniform(*SPEED), (side - 2.2 * extent) / steps)
     velocity = speed * np.array(MOTIONS[motion])
-    reach = 1.1 * radius + np.abs(velocity) * steps / 2  # so that the whole path is inside
+    reach = extent + np.abs(velocity) * steps / 2  # so that the whole path is inside
     middle = rng.uniform(reach, side - reach)
     start = middle - velocity * steps / 2
     rgb = np.clip(np.array(COLOURS[colour]) + rng.integers(-18, 19, 3), 0, 255)
@@ -226,14 +253,16 @@ def _side_gaps(scene: Scene, target: int) -> dict[str, NDArray[np.float64]]:
     """Measure how far a shape is ahead of the others toward each side, in the worst frame.
 
     Returns:
-        for every side of the frame whose half the target is in, mostly: gaps [N] in pixels.
+        for every side of the frame whose half the target is in, mostly: gaps [N] in pixels, none
+        to those in the same half.
     """
     gaps = {}
     centres = scene.centres()
     for side, (axis, sign) in SIDES.items():
         place = sign * centres[..., axis]
         if place[target].mean() < sign * scene.side / 2:
-            gaps[side] = (place - place[target]).min(axis=1)
+            apart = place.mean(axis=1) > sign * scene.side / 2
+            gaps[side] = np.where(apart, (place - place[target]).min(axis=1), 0.0)
     return gaps
 
 
@@ -322,13 +351,12 @@ def _paint(
 ) -> None:
     """Blend one shape, darker at its rim, into a picture [H, W, 3] and its label map [H, W]."""
     side = len(labels)
-    edges, apothem = SHAPES[shape.shape]
-    reach = shape.radius * (apothem / np.cos(np.pi / edges) if edges else 1) + 1
+    reach = shape.radius * np.abs(SHAPES[shape.shape]).max() + 1
     left, top = (max(int(c - reach), 0) for c in centre)
     right, bottom = (min(int(c + reach) + 1, side) for c in centre)
     x = np.arange(left, right, dtype=np.float32) + 0.5 - np.float32(centre[0])
     y = np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5 - np.float32(centre[1])
-    distance = _signed_distance(shape.shape, shape.radius, x, y)
+    distance = _signed_distance(SHAPES[shape.shape] * shape.radius, x, y)
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     light = (0.62 + 0.38 * np.clip(-0.5 * distance, 0, 1))[..., None]
     window = picture[top:bottom, left:right]
@@ -337,21 +365,27 @@ def _paint(
 
 
 def _signed_distance(
-    kind: str, radius: float, x: NDArray[np.float32], y: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the distance to the outline, negative inside, for centred coordinates in pixels."""
-    edges, apothem = SHAPES[kind]
-    if edges == 0:
-        return np.hypot(x, y) - np.float32(radius)
-    angles = np.pi / 2 + 2 * np.pi * np.arange(edges) / edges  # the first edge is the lower one
-    planes = [np.float32(np.cos(a)) * x + np.float32(np.sin(a)) * y for a in angles]
-    return np.max(planes, axis=0) - np.float32(apothem * radius)
+    corners: NDArray[np.float64], x: NDArray[np.float32], y: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Return the distance to a polygon's outline, negative inside, for coordinates in pixels.
+
+    Args:
+        corners: [V, 2], x before y.
+        x: [W].
+        y: [H, 1].
+    """
+    points = np.stack(np.broadcast_arrays(x, y), axis=-1)[:, :, None]
+    start, end = corners, np.roll(corners, -1, axis=0)
+    edge = end - start
+    along = ((points - start) * edge).sum(-1) / (edge**2).sum(-1)
+    gaps = points - start - along.clip(0, 1)[..., None] * edge
+    distance = np.sqrt((gaps**2).sum(-1).min(-1))
+    above = (start[:, 1] > points[..., 1]) != (end[:, 1] > points[..., 1])
+    slope = edge[:, 0] / np.where(edge[:, 1] == 0, 1, edge[:, 1])
+    crossed = above & (points[..., 0] < start[:, 0] + (points[..., 1] - start[:, 1]) * slope)
+    return np.where(crossed.sum(-1) % 2, -distance, distance)
 
 
 def outline(shape: Shape, centre: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the corners [V, 2] of a shape in pixels, x before y; a circle has 32."""
-    edges, apothem = SHAPES[shape.shape]
-    count = edges or 32
-    angles = np.pi / 2 + 2 * np.pi * (np.arange(count) + 0.5) / count
-    reach = shape.radius * (apothem / np.cos(np.pi / count) if edges else 1.0)
-    return centre + reach * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return centre + shape.radius * SHAPES[shape.shape]

@@ -58,6 +58,7 @@ class SyntheticSettings:
         num_frames: frames of a train video.
         valid_frames: frames of a valid video.
         side: height and width in pixels.
+        shapes: most shapes in a video or image, at least 2.
         seed: seed of everything.
         motion: share of the video expressions that need motion, about.
         twins: probability that a further shape looks like an earlier one of its video; in images
@@ -73,6 +74,7 @@ class SyntheticSettings:
     num_frames: int = 8
     valid_frames: int = 8
     side: int = 160
+    shapes: int = 3
     seed: int = 0
     motion: float = 0.33
     twins: float = 0.3
@@ -82,6 +84,8 @@ class SyntheticSettings:
         """Refuse sizes that leave no room to draw."""
         if self.side < 64:
             raise ValueError(f"side is {self.side} pixels; shapes need at least 64: raise it")
+        if self.shapes < 2:
+            raise ValueError(f"shapes is {self.shapes}; one alone needs no words: raise it")
         if min(self.num_frames, self.valid_frames) < 1:
             raise ValueError("a video needs at least one frame: raise num_frames, valid_frames")
 
@@ -164,7 +168,9 @@ def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, li
     twins = settings.twins if frames > 1 else settings.twins / 2  # a side is all that tells them
     looks_only = split == "image" and rng.random() >= settings.image_side
     while True:
-        scene = draw_scene(rng, num_frames=frames, side=settings.side, twins=twins)
+        scene = draw_scene(
+            rng, most=settings.shapes, num_frames=frames, side=settings.side, twins=twins
+        )
         referrals = draw_referrals(rng, scene, motion_share=settings.motion)
         if looks_only:
             referrals = [it for it in referrals if it.kind == "appearance"]

@@ -101,8 +101,8 @@ class Augmentation:
 
     @classmethod
     def synthetic(cls) -> Augmentation:
-        """Light changes for small frames: colours stay nameable, shapes keep their size."""
-        return cls(mirror=0.5, zoom=0.85, distortion=Distortion(16.0, 0.1, 0.1, 0.0, alike=True))
+        """Light changes for small frames: colours stay nameable, sizes and sides what they are."""
+        return cls(mirror=0.5, distortion=Distortion(16.0, 0.1, 0.1, 0.0, alike=True))
 
 
 def resized(height: int, width: int, short: int, longest: int | None) -> Size:

@@ -49,7 +49,14 @@ def fitting(scene: Scene, text: str, kind: str) -> tuple[set[int], set[int]]:
     side = (set(words) & {"left", "right", "top", "bottom"}).pop()
     places = scene.centres()[..., int(side in ("top", "bottom"))]
     places = places if side in ("left", "top") else -places
-    ahead = {i for i in alike if all((places[j] - places[i] > 8).all() for j in alike - {i})}
+    middle = scene.side / 2 if side in ("left", "top") else -scene.side / 2
+    ahead = {
+        i
+        for i in alike
+        if places[i].mean() < middle
+        and all((places[j] - places[i] > 8).all() for j in alike - {i})
+        and all(places[j].mean() > middle for j in alike - {i})
+    }
     return ahead, alike
 
 

@@ -1,0 +1,75 @@
+"""Every command of the README: run here in its order, on less data, or one of CI's own targets."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FEW = "--synthetic.train-videos 4 --synthetic.valid-videos 2 --synthetic.images 10"
+FEW += " --synthetic.valid-images 2 --synthetic.num-frames 5 --synthetic.valid-frames 3"
+SHORT = "--optim.steps 2 --optim.warmup 1 --data.batch-size 2"
+SHORTER = {"synthetic": FEW, "train.py": SHORT}
+
+
+def commands() -> list[str]:
+    """Lines of shell blocks, then what tables put in backticks, as they stand in the text."""
+    found = []
+    for block, row in re.findall(r"```sh\n(.*?)```|^\|(.*)\|$", README, re.DOTALL | re.MULTILINE):
+        if block:
+            found += block.replace("\\\n", " ").splitlines()
+        else:
+            found += [it for it in re.findall(r"`([^`]+)`", row) if it.split()[0] in PROGRAMS]
+    return [" ".join(it.split()) for it in found]
+
+
+PROGRAMS = ("make", "python", "accelerate")
+
+
+def call(command: str) -> None:
+    """Run a Python command of the README as its own main program, in this process."""
+    words = shlex.split(command)
+    words = words[2:] if words[0] == "accelerate" else words[1:]
+    for part, more in SHORTER.items():
+        words += shlex.split(more) if part in words[:2] else []
+    with pytest.MonkeyPatch.context() as patch:
+        if words[0] == "-m":
+            patch.setattr(sys, "argv", words[1:])
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            patch.setattr(sys, "argv", words)
+            patch.syspath_prepend(str(ROOT))
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+
+
+def test_make_targets_of_the_readme_are_those_of_ci() -> None:
+    named = [it.split()[1] for it in commands() if it.startswith("make ")]
+    assert named
+    assert set(named) <= set(re.findall(r"^make (\w+)$", (ROOT / ".ci/run").read_text(), re.M))
+
+
+def test_the_demo_block_is_what_make_demo_runs() -> None:
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    recipe = makefile.split("\ndemo:")[1].split("\n\n")[0]
+    for macro in ("$(BIN)/", "$(LAUNCH) "):
+        recipe = recipe.replace(macro, "")
+    ran = [" ".join(line.split()) for line in recipe.splitlines()]
+    block = README.split("```sh\n")[2].split("```")[0].replace("\\\n", " ")
+    for line in block.strip().splitlines():
+        assert " ".join(line.split()) in ran
+
+
+def test_the_commands_work_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = [it for it in commands() if not it.startswith("make ")]
+    assert len(ran) >= 8
+    for command in ran:
+        call(command)
+    assert "J&F" in capsys.readouterr().out
+    assert (tmp_path / "demo/evaluation/sheet.png").exists()
