@@ -356,7 +356,7 @@ def _paint(
     right, bottom = (min(int(c + reach) + 1, side) for c in centre)
     x = np.arange(left, right, dtype=np.float32) + 0.5 - np.float32(centre[0])
     y = np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5 - np.float32(centre[1])
-    distance = _signed_distance(SHAPES[shape.shape] * shape.radius, x, y)
+    distance = _signed_distance(shape.shape, shape.radius, x, y)
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     light = (0.62 + 0.38 * np.clip(-0.5 * distance, 0, 1))[..., None]
     window = picture[top:bottom, left:right]
@@ -365,25 +365,28 @@ def _paint(
 
 
 def _signed_distance(
-    corners: NDArray[np.float64], x: NDArray[np.float32], y: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Return the distance to a polygon's outline, negative inside, for coordinates in pixels.
+    kind: str, radius: float, x: NDArray[np.float32], y: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the distance to the outline, negative inside, for centred coordinates in pixels.
 
     Args:
-        corners: [V, 2], x before y.
+        kind: of shape.
+        radius: in pixels.
         x: [W].
         y: [H, 1].
     """
-    points = np.stack(np.broadcast_arrays(x, y), axis=-1)[:, :, None]
-    start, end = corners, np.roll(corners, -1, axis=0)
-    edge = end - start
-    along = ((points - start) * edge).sum(-1) / (edge**2).sum(-1)
-    gaps = points - start - along.clip(0, 1)[..., None] * edge
-    distance = np.sqrt((gaps**2).sum(-1).min(-1))
-    above = (start[:, 1] > points[..., 1]) != (end[:, 1] > points[..., 1])
-    slope = edge[:, 0] / np.where(edge[:, 1] == 0, 1, edge[:, 1])
-    crossed = above & (points[..., 0] < start[:, 0] + (points[..., 1] - start[:, 1]) * slope)
-    return np.where(crossed.sum(-1) % 2, -distance, distance)
+    if kind == "circle":
+        return np.hypot(x, y) - np.float32(radius)
+    corners = np.float32(SHAPES[kind] * radius)
+    distance = np.full(np.broadcast_shapes(x.shape, y.shape), np.inf, np.float32)
+    inside = np.zeros(distance.shape, bool)
+    for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        dx, dy = x2 - x1, y2 - y1
+        along = (((x - x1) * dx + (y - y1) * dy) / (dx**2 + dy**2)).clip(0, 1)
+        distance = np.minimum(distance, (x - x1 - along * dx) ** 2 + (y - y1 - along * dy) ** 2)
+        if y1 != y2:  # a ray to the left of a point crosses the edge
+            inside ^= ((y1 > y) != (y2 > y)) & (x < x1 + (y - y1) * dx / dy)
+    return np.where(inside, -np.sqrt(distance), np.sqrt(distance))
 
 
 def outline(shape: Shape, centre: NDArray[np.float64]) -> NDArray[np.float64]:
