@@ -226,6 +226,25 @@ def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], PreTrainedToken
     return config.to_dict(), tokenizer
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Tokenizer of a text model.
+
+    Args:
+        name: Hugging Face name, or a folder with the tokenizer's files.
+
+    Raises:
+        ValueError: There is none, or it cannot be reached.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no tokenizer of {name!r} ({str(error).splitlines()[0].strip(' .:')}): where there is "
+            "network access, `hf download FacebookAI/roberta-base --include '*.json' merges.txt "
+            "--local-dir FOLDER`, then name that folder"
+        ) from error
+
+
 def _from_config(values: Mapping[str, Any]) -> PreTrainedModel:
     kind = values.get("model_type")
     if not kind:
