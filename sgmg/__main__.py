@@ -10,19 +10,16 @@ import tyro
 
 from sgmg.convert import convert
 
-# a command may return what is to be printed
 COMMANDS = {it.__name__: it for it in (convert,)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; 1 if a file, folder or setting is not what it should be."""
     try:
-        told = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m sgmg", args=arguments)
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m sgmg", args=arguments)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if told:
-        print(told)
     return 0
 
 

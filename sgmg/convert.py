@@ -27,7 +27,7 @@ def convert(
     file: Annotated[Path, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     text: str = ROBERTA,
-) -> str:
+) -> None:
     """Turn a published checkpoint into a folder that loads with no network connection.
 
     A file of a Video-Swin, Swin or ResNet classifier (Kinetics, ImageNet) makes a network that is
@@ -50,7 +50,8 @@ def convert(
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
     part.replace(out)
-    return "\n".join([f"{file}: {what}", *_summary(model, checkpoint), f"wrote {out}"])
+    told = [f"{file}: {what}", *_summary(model, checkpoint), f"wrote {out}"]
+    print("\n".join(told))  # noqa: T201
 
 
 def _network(checkpoint: Mapping[str, Any], text: str) -> tuple[SgMg, str]:
