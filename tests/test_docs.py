@@ -1,6 +1,7 @@
 """What the documents name exists."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 NAMED_FILE = re.compile(r"`((?:preprocess|shards|sgmg|tests|benchmarks|docs)/[\w/.]+\.\w+)[`: ]")
 
 
+@functools.cache
 def definitions(path: str) -> set[str]:
     """Names a file defines: functions, classes, and `Class.method`."""
     names = set()
