@@ -66,7 +66,7 @@ class WindowAttention(ShiftedWindowAttention3d):
             bias = bias + cut_off.to(bias.dtype) * OUT_OF_REACH
         x = rearrange(x, "b (t i) (h j) (w k) c -> b (t h w) (i j k) c", **cut)
         qkv = rearrange(self.qkv(x), "b n s (qkv m c) -> b qkv n m s c", qkv=3, m=self.num_heads)
-        x = torch.stack([F.scaled_dot_product_attention(*clip, attn_mask=bias) for clip in qkv])
+        x = torch.stack([F.scaled_dot_product_attention(q, k, v, bias) for q, k, v in qkv])
         x = self.proj(rearrange(x, "b n m s c -> b n s (m c)"))
         x = rearrange(x, "b (t h w) (i j k) c -> b (t i) (h j) (w k) c", **cut)
         x = x.roll(shift, (1, 2, 3)) if any(shift) else x

@@ -1,5 +1,6 @@
 """torch.compile: the network proper is one graph and gives the same numbers."""
 
+import os
 import shutil
 
 import pytest
@@ -10,6 +11,11 @@ from sgmg import best_query
 from sgmg.heads import Perceptron
 from sgmg.matcher import Matcher, Targets
 from tests.sgmg.tiny import EXPRESSIONS, clips, tiny_model
+
+
+long = pytest.mark.skipif(
+    "SGMG_LONG" not in os.environ, reason="compiles for a minute: set SGMG_LONG=1"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +40,10 @@ def compiled(model, **settings):
 
 
 def test_evaluation_is_one_graph():
-    model = tiny_model()
-    frames, padding = clips(2, 2)
+    model = tiny_model(decoder_layers=1)
+    frames, padding = clips(1, 1)
     eager, whole = compiled(model, backend="eager")
-    tokens = model.tokenize(EXPRESSIONS[:2])
+    tokens = model.tokenize(EXPRESSIONS[:1])
     with torch.no_grad():
         ((want, scores, chosen),) = eager(frames, padding, tokens, best_query)
         ((got, got_scores, got_chosen),) = whole(frames, padding, tokens, best_query)
@@ -46,6 +52,7 @@ def test_evaluation_is_one_graph():
     assert same(got_scores, scores)
 
 
+@long
 def test_training_with_the_matcher_is_one_graph_and_gives_the_same_gradients():
     model = tiny_model(dropout=0.0).train()
     frames, padding = clips(2, 2)
@@ -74,6 +81,7 @@ def test_training_with_the_matcher_is_one_graph_and_gives_the_same_gradients():
         assert same(got[name], want[name]), name
 
 
+@long
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
 def test_inductor_gives_the_same_numbers():
     part = Perceptron(8, 16, 4)
