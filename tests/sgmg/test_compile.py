@@ -12,7 +12,6 @@ from sgmg.heads import Perceptron
 from sgmg.matcher import Matcher, Targets
 from tests.sgmg.tiny import EXPRESSIONS, clips, tiny_model
 
-
 long = pytest.mark.skipif(
     "SGMG_LONG" not in os.environ, reason="compiles for a minute: set SGMG_LONG=1"
 )
