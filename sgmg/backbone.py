@@ -31,7 +31,6 @@ NAMES = (
     "resnet101, motion_convnet, timm:<name of a timm model>"
 )
 _WINDOW = 7
-_OUT_OF_REACH = -100.0  # added to the logits of pixels that must not attend to each other
 
 
 class Backbone(nn.Module):
@@ -144,7 +143,7 @@ class KeptShiftAttention(ShiftedWindowAttention):
         behind = torch.arange(window, device=like.device) >= shift
         shape = (window, 1) if axis == 0 else (1, window)
         side = behind.reshape(shape).expand(*self.window_size).flatten()
-        return (side[:, None] != side).to(like.dtype) * _OUT_OF_REACH
+        return (side[:, None] != side).to(like.dtype) * video_swin.OUT_OF_REACH
 
 
 class Swin(nn.Module):

@@ -69,7 +69,7 @@ def read_published(path: str | Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            read = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except pickle.UnpicklingError as error:
@@ -79,6 +79,9 @@ def read_published(path: str | Path) -> dict[str, Any]:
     except BROKEN as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is broken ({reason}): download it again") from error
+    if not isinstance(read, dict):
+        raise CheckpointError(f"{path} holds a {type(read).__name__}, not tensors by name")
+    return read
 
 
 def from_published(checkpoint: Mapping[str, Any], *, tokenizer: Any = None) -> SgMg:
@@ -107,6 +110,26 @@ def from_published(checkpoint: Mapping[str, Any], *, tokenizer: Any = None) -> S
     return model.eval()
 
 
+def named_tensors(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file holds by name, by itself or under `model` or `state_dict`."""
+    nested = checkpoint.get("model", checkpoint.get("state_dict", checkpoint))
+    nested = nested if isinstance(nested, Mapping) else checkpoint
+    return {str(name): value for name, value in nested.items()}
+
+
+def named_backbone(checkpoint: Mapping[str, Any]) -> str | None:
+    """Name of the backbone whose classifier a file holds; None if it holds no classifier.
+
+    Raises:
+        CheckpointError: a classifier, but of no backbone that published networks have.
+    """
+    weights = {n.removeprefix("backbone."): v for n, v in named_tensors(checkpoint).items()}
+    first = ("patch_embed.proj.weight", "layer3.0.conv1.weight")
+    if not any(name in weights for name in first):
+        return None
+    return _backbone({f"backbone.0.body.{name}": value for name, value in weights.items()})
+
+
 def without_clutter(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a published checkpoint, each under one name.
 
@@ -116,9 +139,8 @@ def without_clutter(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: something that is no tensor, or two names of one tensor that disagree.
     """
-    nested = checkpoint.get("model", checkpoint)
     weights: dict[str, Tensor] = {}
-    for name, value in nested.items():
+    for name, value in named_tensors(checkpoint).items():
         if CLUTTER.fullmatch(name):
             continue
         if not isinstance(value, Tensor):
@@ -143,8 +165,7 @@ def load_backbone(backbone: Backbone, checkpoint: Mapping[str, Any], source: str
     Raises:
         CheckpointError: a tensor is missing, unexpected or misshapen; the message lists them.
     """
-    nested = checkpoint.get("state_dict", checkpoint.get("model", checkpoint))
-    weights = {name.removeprefix("backbone."): value for name, value in nested.items()}
+    weights = {n.removeprefix("backbone."): v for n, v in named_tensors(checkpoint).items()}
     names = {backbone.published_name(n).removeprefix("body."): n for n in backbone.state_dict()}
     if any(name.startswith("downsamples.") for name in names):
         down = re.compile(r"layers\.(\d)\.downsample\.")

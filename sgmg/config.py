@@ -27,6 +27,7 @@ class SgMgConfig:
         dropout: rate inside transformer and text projections.
         drop_path: stochastic depth of the backbone.
         freeze_text: keep the text model's weights (not its projections) fixed.
+        drop_frozen_text: leave a frozen text model's dropout on in training, as published.
     """
 
     backbone: str = "video_swin_t"
@@ -44,6 +45,7 @@ class SgMgConfig:
     dropout: float = 0.1
     drop_path: float = 0.2
     freeze_text: bool = False
+    drop_frozen_text: bool = False
 
     def __post_init__(self) -> None:
         """Reject sizes the network cannot be built with.

@@ -78,6 +78,7 @@ class SgMg(
             hidden=hidden,
             dropout=config.dropout,
             freeze=config.freeze_text,
+            drop_frozen=config.drop_frozen_text,
         )
         self.projections = nn.ModuleList(_projections(self.backbone.channels, hidden))
         self.filters_before = nn.ModuleList(SpectralFilter(hidden) for _ in range(LEVELS))

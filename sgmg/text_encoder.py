@@ -73,6 +73,7 @@ class TextEncoder(nn.Module):
         hidden: int = 256,
         dropout: float = 0.1,
         freeze: bool = False,
+        drop_frozen: bool = False,
     ) -> None:
         """Build the encoder.
 
@@ -83,6 +84,7 @@ class TextEncoder(nn.Module):
             hidden: Channels of words and sentence.
             dropout: Rate after the projections.
             freeze: Keep the text model as it is; the projections learn.
+            drop_frozen: Leave a frozen text model's dropout on in training, as published.
 
         Raises:
             ValueError: No such model, or the configuration names no known architecture.
@@ -97,19 +99,19 @@ class TextEncoder(nn.Module):
         width: int = self.backbone.config.hidden_size
         self.words = Projection(width, hidden, dropout)
         self.sentence = Projection(width, hidden, dropout)
-        self.frozen = False
+        self.frozen, self.drop_frozen = False, drop_frozen
         if freeze:
             self.freeze()
 
     def freeze(self) -> None:
-        """Keep the text model as it is from now on: no gradients, no dropout."""
+        """Keep the text model as it is from now on: no gradients and, unless asked, no dropout."""
         self.frozen = True
         self.backbone.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "TextEncoder":
-        """Switch to training; a frozen text model stays in evaluation."""
+        """Switch to training; a frozen text model stays in evaluation, unless it is to drop."""
         super().train(mode)
-        if self.frozen:
+        if self.frozen and not self.drop_frozen:
             self.backbone.eval()
         return self
 
@@ -224,6 +226,25 @@ def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], PreTrainedToken
     if (Path(folder) / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return config.to_dict(), tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Tokenizer of a text model.
+
+    Args:
+        name: Hugging Face name, or a folder with the tokenizer's files.
+
+    Raises:
+        ValueError: There is none, or it cannot be reached.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no tokenizer of {name!r} ({str(error).splitlines()[0].strip(' .:')}): where there is "
+            "network access, `hf download FacebookAI/roberta-base --include '*.json' merges.txt "
+            "--local-dir FOLDER`, then name that folder"
+        ) from error
 
 
 def _from_config(values: Mapping[str, Any]) -> PreTrainedModel:

@@ -1,15 +1,20 @@
 """Video Swin: features of every frame of a clip that looked at the other frames."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
+import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 from torchvision.models import video
-from torchvision.models.video.swin_transformer import SwinTransformer3d
+from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
 WINDOW = (8, 7, 7)  # frames, rows, columns of an attention window
+OUT_OF_REACH = -100.0  # added to the logits of pixels that must not attend to each other
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,41 @@ KINETICS = {
 }
 
 
+class WindowAttention(ShiftedWindowAttention3d):
+    """torchvision's 3-D window attention through PyTorch's fused kernel, 1.3 times as fast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within windows: [B, T, h, w, C] -> the same."""
+        size = x.shape[1:4]
+        window = [min(n, most) for n, most in zip(size, self.window_size, strict=True)]
+        shift = [s if n > m else 0 for n, m, s in zip(size, window, self.shift_size, strict=True)]
+        t, h, w = (-(-n // side) for n, side in zip(size, window, strict=True))
+        cut = {"t": t, "h": h, "w": w, **dict(zip("ijk", window, strict=True))}
+        x = F.pad(
+            x, (0, 0, 0, -size[2] % window[2], 0, -size[1] % window[1], 0, -size[0] % window[0])
+        )
+        bias = self.get_relative_position_bias(window)
+        if any(shift):
+            x = x.roll([-s for s in shift], (1, 2, 3))
+            sides = _sides(x.shape[1:4], shift, x.device)
+            sides = rearrange(sides, "(t i) (h j) (w k) -> (t h w) 1 (i j k)", **cut)
+            cut_off = sides[..., None] != sides[..., None, :]
+            bias = bias + cut_off.to(bias.dtype) * OUT_OF_REACH
+        x = rearrange(x, "b (t i) (h j) (w k) c -> b (t h w) (i j k) c", **cut)
+        qkv = rearrange(self.qkv(x), "b n s (qkv m c) -> b qkv n m s c", qkv=3, m=self.num_heads)
+        x = torch.stack([F.scaled_dot_product_attention(q, k, v, bias) for q, k, v in qkv])
+        x = self.proj(rearrange(x, "b n m s c -> b n s (m c)"))
+        x = rearrange(x, "b (t h w) (i j k) c -> b (t i) (h j) (w k) c", **cut)
+        x = x.roll(shift, (1, 2, 3)) if any(shift) else x
+        return x[:, : size[0], : size[1], : size[2]]
+
+
+def _sides(size: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
+    """Number each cell of a shifted map by the axes along which the shift wrapped it around."""
+    behind = [torch.arange(n, device=device) >= n - s for n, s in zip(size, shift, strict=True)]
+    return 4 * behind[0][:, None, None] + 2 * behind[1][:, None] + behind[2]
+
+
 class VideoSwin(nn.Module):
     """torchvision's 3-D Swin with a one-frame patch, read before each down-sampling, no norms."""
 
@@ -58,6 +98,7 @@ class VideoSwin(nn.Module):
             window_size=list(WINDOW),
             stochastic_depth_prob=drop_path,
             num_classes=1,
+            block=partial(SwinTransformerBlock, attn_layer=WindowAttention),
         )
         self.patch_embed = swin.patch_embed
         self.features = swin.features

@@ -16,6 +16,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=REPOSITORY / "tests" / "golden" / "data",
         help="folder with reference numbers (cases.json, *.npz); default: tests/golden/data",
     )
+    parser.addoption(
+        "--deviations",
+        action="store_true",
+        help="print the largest deviation of every golden group, as a Markdown table",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.golden.fixtures import Cases, Entry, read_fixture
+from tests.golden.fixtures import MEASURED, Cases, Entry, read_fixture, table_of_deviations
 
 
 def _read_cases(config: pytest.Config) -> tuple[Path, Cases]:
@@ -29,6 +30,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, part in (("model_case", "models"), ("training_case", "training")):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, list(cases.get(part, {})))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.getoption("--deviations") and MEASURED:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(table_of_deviations())
 
 
 @pytest.fixture(scope="session")

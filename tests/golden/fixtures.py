@@ -136,6 +136,23 @@ def compare(entry: Entry, array: Tensor | np.ndarray) -> float:
     return math.inf if math.isnan(worst) else worst / max(1.0, float(np.abs(want).max(initial=0.0)))
 
 
+MEASURED: dict[tuple[str, float], float] = {}  # (group, bound): largest deviation so far
+
+
+def hold(group: str, bound: float, deviation: float, what: str = "") -> None:
+    """Note a deviation for the table of `--deviations`, and hold it to its bound (0 = equal)."""
+    deviation = math.inf if math.isnan(deviation) else float(deviation)
+    MEASURED[group, bound] = max(MEASURED.get((group, bound), 0.0), deviation)
+    assert deviation < bound or deviation == bound == 0, f"{group} {what}: {deviation:.3g}"
+
+
+def table_of_deviations() -> str:
+    """Markdown table of everything `hold` has seen."""
+    rows = [f"| {g} | {d:.1e} | {b:g} |" for (g, b), d in sorted(MEASURED.items()) if b]
+    rows += [f"| {g} | {d:g} | equal |" for (g, b), d in sorted(MEASURED.items()) if not b]
+    return "\n".join(["| group | largest deviation | bound |", "|---|---|---|", *rows])
+
+
 def pad_clips(clips: Sequence[Tensor], multiple: int) -> tuple[Tensor, Tensor]:
     """Zero-pad clips at the bottom and right to one size, a multiple of `multiple`.
 

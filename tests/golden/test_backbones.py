@@ -9,7 +9,7 @@ import torch
 
 from sgmg.backbone import Backbone, build_backbone
 from sgmg.positions import resize_padding, sine_position_2d
-from tests.golden.fixtures import compare, randn, seed_module
+from tests.golden.fixtures import compare, hold, randn, seed_module
 
 
 @functools.cache
@@ -38,13 +38,17 @@ def test_features(backbone_case, cases, golden):
     stages = seeded(name)(frames)
     for i, stage in enumerate(stages):
         assert stage.shape[1] == seeded(name).channels[i]
-        assert compare(want[f"{tag}/stage{i}"], stage) < 2e-5
+        hold(f"backbone {name}", 2e-5, compare(want[f"{tag}/stage{i}"], stage))
         if case["valid"]:
             mask = resize_padding(padding, stage.shape[-2:])
             per_frame = mask.repeat_interleave(t, 0)
             np.testing.assert_array_equal(per_frame, want[f"{tag}/mask{i}"].array)
             if f"{tag}/pos{i}" in want:  # stored for Video Swin only
-                assert compare(want[f"{tag}/pos{i}"], sine_position_2d(per_frame, 256)) < 2e-5
+                hold(
+                    f"backbone {name}",
+                    2e-5,
+                    compare(want[f"{tag}/pos{i}"], sine_position_2d(per_frame, 256)),
+                )
 
 
 def test_names_are_the_published_ones(golden_dir, backbone_case):

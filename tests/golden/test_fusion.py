@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 
 from sgmg.fusion import CrossAttention
-from tests.golden.fixtures import compare, randn, seed_module
+from tests.golden.fixtures import compare, hold, randn, seed_module
 
 
 @torch.no_grad()
@@ -21,4 +21,8 @@ def test_cross_attention(cases, golden):
         padding,
         rearrange(randn(seeds["text_pos"], length, b, 256), "l b c -> b l c"),
     )
-    assert compare(golden("mod_fusion")["out"], rearrange(fused, "b t c h w -> (t h w) b c")) < 2e-5
+    hold(
+        "cross-attention with words",
+        2e-5,
+        compare(golden("mod_fusion")["out"], rearrange(fused, "b t c h w -> (t h w) b c")),
+    )

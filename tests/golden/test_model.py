@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from sgmg import SgMg, best_query, every_query
 from sgmg.checkpoint import config_of_published, to_published_name, without_clutter
-from tests.golden.fixtures import case_clips, compare
+from tests.golden.fixtures import case_clips, compare, hold
 from tests.golden.models import case_tokens, golden_model, published_config
 
 TOLERANCE = 1e-4
@@ -92,11 +92,12 @@ def test_model(model_case, cases, golden, networks):
     got[f"{path}/pred_masks"] = masks
     got[f"{path}/reference_points"] = references
 
-    deviations = {name: compare(entry, got[name]) for name, entry in want.items()}
-    assert max(deviations.values()) < TOLERANCE, deviations
+    group = f"whole model, {case['backbone']}, {case['path']}"
+    for name, entry in want.items():
+        hold(group, TOLERANCE, compare(entry, got[name]), name)
     stored = want[f"{path}/pred_masks"]
     sampled = masks.flatten().numpy()[:: stored.stride]
-    assert np.abs(sampled - stored.values.flatten()).max() < MASKS
+    hold(f"{group}, mask logits, absolute", MASKS, np.abs(sampled - stored.values.ravel()).max())
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from sgmg.deformable_attention import DeformableAttention
 from sgmg.deformable_transformer import DeformableTransformer, Memory
 from sgmg.heads import PatchKernels, box_head
 from sgmg.mask_optimizer import MaskOptimizer
-from tests.golden.fixtures import compare, rand, randn, seed_module
+from tests.golden.fixtures import compare, hold, rand, randn, seed_module
 
 TOLERANCE = 2e-5
 HIDDEN, HEADS, POINTS, QUERIES = 256, 8, 4, 5
@@ -57,7 +57,12 @@ def test_deformable_attention(cases, golden, coordinates):
         "grad_offset_bias": module.sampling_offsets.bias.grad,
     }
     for name, tensor in got.items():
-        assert compare(want[f"ref{coordinates}/{name}"], tensor) < TOLERANCE, name
+        hold(
+            "deformable attention",
+            TOLERANCE,
+            compare(want[f"ref{coordinates}/{name}"], tensor),
+            name,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,11 @@ def test_encoder_layer(cases, golden, transformer):
         shapes,
         flat(level_padding(case)),
     )
-    assert compare(golden("mod_transformer")["encoder_layer"], out) < TOLERANCE
+    hold(
+        "deformable transformer",
+        TOLERANCE,
+        compare(golden("mod_transformer")["encoder_layer"], out),
+    )
 
 
 @pytest.mark.parametrize("coordinates", [2, 4])
@@ -107,7 +116,11 @@ def test_decoder_layer(cases, golden, transformer, coordinates):
         rand(seeds["dec_ref"], 2, QUERIES, len(shapes), coordinates),
         memory,
     )
-    assert compare(golden("mod_transformer")[f"decoder_layer_ref{coordinates}"], out) < TOLERANCE
+    hold(
+        "deformable transformer",
+        TOLERANCE,
+        compare(golden("mod_transformer")[f"decoder_layer_ref{coordinates}"], out),
+    )
 
 
 def test_transformer(cases, golden, transformer):
@@ -130,7 +143,9 @@ def test_transformer(cases, golden, transformer):
         "inter_refs": torch.stack(decoded.boxes_cxcywh),
     } | {f"memory{i}": m for i, m in enumerate(memory.maps()[:3])}
     for name, tensor in got.items():
-        assert compare(want[f"transformer/{name}"], tensor) < TOLERANCE, name
+        hold(
+            "deformable transformer", TOLERANCE, compare(want[f"transformer/{name}"], tensor), name
+        )
 
 
 def test_patch_kernels(cases, golden):
@@ -144,8 +159,8 @@ def test_patch_kernels(cases, golden):
         size_px = torch.from_numpy(want["sizes"].array).flip(1)  # (h, w) to (w, h)
         centres_px = (points * size_px[:, None, None]).flatten(0, 1)
         out = module.draw(kernels, features, centres_px)
-    assert compare(want["params"], kernels) < TOLERANCE
-    assert compare(want["out"], out.view(b, t * QUERIES, 16, h, w)) < TOLERANCE
+    hold("patch kernels", TOLERANCE, compare(want["params"], kernels))
+    hold("patch kernels", TOLERANCE, compare(want["out"], out.view(b, t * QUERIES, 16, h, w)))
 
 
 def test_mask_optimizer(cases, golden):
@@ -161,8 +176,8 @@ def test_mask_optimizer(cases, golden):
         )
         out = module(x, details)
         first_step = module.refine_eighth(x, details[1])
-    assert compare(want["out"], out) < TOLERANCE
-    assert compare(want["shuffled"], F.pixel_shuffle(out, 4)) < TOLERANCE
+    hold("mask optimizer", TOLERANCE, compare(want["out"], out))
+    hold("mask optimizer", TOLERANCE, compare(want["shuffled"], F.pixel_shuffle(out, 4)))
     # The published step changes its input in place; ours computes the same and leaves x alone.
-    assert compare(want["input_after_call"], first_step) < TOLERANCE
+    hold("mask optimizer", TOLERANCE, compare(want["input_after_call"], first_step))
     assert torch.equal(x, before)

@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from sgmg.predictor import candidates, merge_objects, resized, restore
-from tests.golden.fixtures import rand, randn
+from tests.golden.fixtures import hold, rand, randn
 
 
 @pytest.fixture
@@ -29,7 +29,8 @@ def test_video_masks(want, golden):
     masks = restore(logits[:, :height, :width], tuple(case["original"])) > 0
     assert list(masks.shape) == stored["ytvos/shape"].array.tolist()
     assert masks.flatten(1).sum(1).tolist() == stored["ytvos/area"].array.tolist()
-    assert np.array_equal(np.packbits(masks.numpy()), stored["ytvos/bits"].array)
+    wrong = np.packbits(masks.numpy()) != stored["ytvos/bits"].array
+    hold("post-processing, bytes of masks that differ", 0, wrong.sum())
 
 
 def test_merged_objects(want, golden):
@@ -39,7 +40,8 @@ def test_merged_objects(want, golden):
     logits = torch.stack([blocks(seed, case["t"], *case["grid"]) for seed in seeds])
     logits = restore(logits[..., :height, :width], tuple(case["original"]))
     labels = merge_objects(logits.sigmoid())
-    assert np.array_equal(labels.numpy(), stored["davis/labels"].array)
+    wrong = labels.numpy() != stored["davis/labels"].array
+    hold("post-processing, labels that differ", 0, wrong.sum())
     counts = torch.bincount(labels.flatten().long(), minlength=len(seeds) + 1)
     assert counts.tolist() == stored["davis/counts"].array.tolist()
 

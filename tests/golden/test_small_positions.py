@@ -5,7 +5,7 @@ import torch
 from einops import rearrange
 
 from sgmg.positions import sine_position_1d, sine_position_2d
-from tests.golden.fixtures import compare
+from tests.golden.fixtures import compare, hold
 
 
 def test_pixel_positions(cases, golden):
@@ -15,7 +15,7 @@ def test_pixel_positions(cases, golden):
         padding[i, :height, :width] = False
     want = golden("mod_small")
     np.testing.assert_array_equal(padding, want["pos2d_mask"].array)
-    assert compare(want["pos2d"], sine_position_2d(padding, 256)) < 2e-5
+    hold("sine positions", 2e-5, compare(want["pos2d"], sine_position_2d(padding, 256)))
 
 
 def test_word_positions(cases, golden):
@@ -23,4 +23,4 @@ def test_word_positions(cases, golden):
     padding = torch.from_numpy(want["pos1d_mask"].array)
     assert padding.shape[1] == cases["modules"]["mod_small"]["pos1d"]["L"]
     positions = sine_position_1d(padding, 256)
-    assert compare(want["pos1d"], rearrange(positions, "e l c -> e c l")) < 2e-5
+    hold("sine positions", 2e-5, compare(want["pos1d"], rearrange(positions, "e l c -> e c l")))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sgmg.spectrum import SpectralFilter
-from tests.golden.fixtures import compare, randn, seed_module
+from tests.golden.fixtures import compare, hold, randn, seed_module
 
 HIDDEN = 256
 TOLERANCE = 2e-5
@@ -27,9 +27,9 @@ def test_chain_over_levels(case, golden):
         x = randn(case["seed"] + level, 2, HIDDEN, *size)
         before, gaussian = spectral_filter(f"input_fft.{level}.")(x, gaussian)
         after, gaussian = spectral_filter(f"input_fft_post.{level}.")(0.5 * before, gaussian)
-        assert compare(want[f"l{level}/pre"], before) < TOLERANCE
-        assert compare(want[f"l{level}/post"], after) < TOLERANCE
-        assert compare(want[f"l{level}/gauss"], gaussian) < 1e-6
+        hold("spectral filter", TOLERANCE, compare(want[f"l{level}/pre"], before))
+        hold("spectral filter", TOLERANCE, compare(want[f"l{level}/post"], after))
+        hold("spectral filter", 1e-6, compare(want[f"l{level}/gauss"], gaussian))
 
 
 @torch.no_grad()
@@ -37,8 +37,8 @@ def test_without_incoming_gaussian(case, golden):
     want = golden("mod_spectral")
     x = randn(case["seed"] + 1, 2, HIDDEN, *case["sizes"][1])
     y, gaussian = spectral_filter("input_fft.1.")(x)
-    assert compare(want["l1/pre_nogauss"], y) < TOLERANCE
-    assert compare(want["l1/gauss_none"], gaussian) < 1e-6
+    hold("spectral filter", TOLERANCE, compare(want["l1/pre_nogauss"], y))
+    hold("spectral filter", 1e-6, compare(want["l1/gauss_none"], gaussian))
 
 
 def test_gradients(case, golden):
@@ -47,6 +47,10 @@ def test_gradients(case, golden):
     size = case["sizes"][case["grad_level_size"]]
     x = randn(case["grad_seed_x"], 2, HIDDEN, *size).requires_grad_()
     (filters(x)[0] * randn(case["grad_seed_weight"], 2, HIDDEN, *size)).sum().backward()
-    assert compare(want["grad/x"], x.grad) < TOLERANCE
+    hold("spectral filter", TOLERANCE, compare(want["grad/x"], x.grad))
     for name in ("laplace.bias", "conv2.bias", "fc.2.weight"):
-        assert compare(want[f"grad/{name}"], filters.get_parameter(name).grad) < TOLERANCE
+        hold(
+            "spectral filter",
+            TOLERANCE,
+            compare(want[f"grad/{name}"], filters.get_parameter(name).grad),
+        )

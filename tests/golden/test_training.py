@@ -14,7 +14,7 @@ from sgmg.checkpoint import to_published_name
 from sgmg.losses import Criterion, count_visible, normaliser
 from sgmg.matcher import Matcher, Targets
 from sgmg.optim import parameter_groups
-from tests.golden.fixtures import Entry, blob, case_clips, compare
+from tests.golden.fixtures import Entry, blob, case_clips, compare, hold
 from tests.golden.models import case_tokens, golden_model
 
 OUTPUTS, LOSSES, GRADIENTS, NORMS = 1e-4, 1e-5, 1e-3, 1e-3
@@ -132,7 +132,7 @@ def test_targets(step, golden, training_case):
     for i, (boxes, masks) in enumerate(
         zip(step.targets.boxes_cxcywh, step.targets.masks, strict=True)
     ):
-        assert compare(stored[f"target{i}/boxes"], boxes) < 1e-6
+        hold("training targets", 1e-6, compare(stored[f"target{i}/boxes"], boxes))
         assert masks.flatten(1).sum(1).tolist() == stored[f"target{i}/mask_area"].array.tolist()
 
 
@@ -148,7 +148,8 @@ def test_outputs_of_every_layer(step, golden, training_case):
         }
         for name, tensor in got.items():
             entry = stored[f"{prefix}/{name}"]
-            assert compare(entry, tensor.reshape(entry.shape)) < OUTPUTS, f"{prefix}/{name}"
+            deviation = compare(entry, tensor.reshape(entry.shape))
+            hold("training outputs", OUTPUTS, deviation, f"{prefix}/{name}")
 
 
 def test_costs_and_matches(step, golden, training_case, want):
@@ -156,21 +157,21 @@ def test_costs_and_matches(step, golden, training_case, want):
     *aux, main = step.costs
     costs = torch.cat([main, *aux])
     reference = torch.tensor(want["matcher_costs_main_then_aux_per_clip"])
-    torch.testing.assert_close(costs, reference, rtol=LOSSES, atol=LOSSES)
+    hold("matching costs", LOSSES, ((costs - reference).abs() / (1 + reference.abs())).max())
     *aux, main = step.layers
-    assert main.selected.tolist() == stored["match/main"].array.tolist()
-    assert [x.selected.tolist() for x in aux] == stored["match/aux"].array.tolist()
+    got = [main.selected.tolist(), *(x.selected.tolist() for x in aux)]
+    matches = [stored["match/main"].array.tolist(), *stored["match/aux"].array.tolist()]
+    hold("matches, number that differ", 0, sum(a != b for a, b in zip(got, matches, strict=True)))
 
 
 def test_every_loss_term(step, want):
     assert count_visible([step.targets]) == want["num_boxes"]
     assert {ours(name) for name in want["losses"]} == set(step.terms) - {"total"}
-    criterion, deviation = Criterion(), {}
+    criterion = Criterion()
     for name, value in want["losses"].items():
-        deviation[name] = abs(step.terms[ours(name)].item() / value - 1)
         assert criterion.weight(ours(name)) == want["weights"][name]
-    deviation["total"] = abs(step.terms["total"].item() / want["total"] - 1)
-    assert max(deviation.values()) < LOSSES, deviation
+        hold("loss terms", LOSSES, abs(step.terms[ours(name)].item() / value - 1), name)
+    hold("loss terms", LOSSES, abs(step.terms["total"].item() / want["total"] - 1))
 
 
 def test_gradient_norms(step, want):
@@ -181,20 +182,27 @@ def test_gradient_norms(step, want):
         part = name.split(".")[0]
         parts["transformer" if part == "bbox_embed" else part] += norm**2
     got = {name: math.sqrt(value) for name, value in parts.items()}
-    assert math.hypot(*got.values()) == pytest.approx(want["total_grad_norm"], rel=NORMS)
-    assert got == pytest.approx(want["grad_norm_by_top_module"], rel=NORMS)
+    assert got.keys() == want["grad_norm_by_top_module"].keys()
+    total = math.hypot(*got.values())
+    hold("gradient norms", NORMS, abs(total / want["total_grad_norm"] - 1), "total")
+    for name, norm in want["grad_norm_by_top_module"].items():
+        hold("gradient norms", NORMS, abs(got[name] / norm - 1), name)
     for name, norm in want["grad_norms"].items():
-        tolerance = CANCELLING_NORMS if name in CANCELLING else NORMS
-        assert step.norms[alias(name)] == pytest.approx(norm, rel=tolerance), name
+        off = abs(step.norms[alias(name)] - norm) / (norm or 1.0)
+        if name in CANCELLING:
+            hold("gradient norms of small sums of large parts", CANCELLING_NORMS, off, name)
+        else:
+            hold("gradient norms", NORMS, off, name)
 
 
 def test_gradients(step, golden, training_case):
-    stored, deviation = golden(training_case), {}
-    for name, key in stored_as("grad", stored).items():
+    stored = golden(training_case)
+    names = stored_as("grad", stored)
+    assert names
+    for name, key in names.items():
         largest = min(float(abs(stored[name].values).max()), 1.0)  # `compare` divides by 1 or more
-        deviation[name] = compare(stored[name], step.gradients[key]) / largest
-    assert deviation
-    assert max(deviation.values()) < GRADIENTS, deviation
+        deviation = compare(stored[name], step.gradients[key])
+        hold("gradients", GRADIENTS, deviation / (largest or 1.0), name)
 
 
 def test_one_update(step, golden, training_case):
@@ -203,4 +211,4 @@ def test_one_update(step, golden, training_case):
         pytest.skip("this case has no update")
     for name, key in stored_as("step_delta", stored).items():
         rate = RATES["backbone_lr" if key.startswith("backbone") else "lr"]
-        assert compare(stored[name], step.deltas[key]) < STEP * rate, name
+        hold("AdamW step over rate", STEP, compare(stored[name], step.deltas[key]) / rate, name)

@@ -2,11 +2,15 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models.swin_transformer import shifted_window_attention
-from torchvision.models.video.swin_transformer import PatchEmbed3d, SwinTransformer3d
+from torchvision.models.video.swin_transformer import (
+    PatchEmbed3d,
+    ShiftedWindowAttention3d,
+    SwinTransformer3d,
+)
 
 from sgmg import backbone as backbones
 from sgmg.backbone import KeptShiftAttention, Swin, TimmNetwork, build_backbone
-from sgmg.video_swin import SwinSize, VideoSwin, from_kinetics
+from sgmg.video_swin import WINDOW, SwinSize, VideoSwin, WindowAttention, from_kinetics
 
 TINY = SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8))
 
@@ -181,3 +185,35 @@ def test_features_on_the_gpu_agree(backbone):
         got = backbone.cuda()(x.cuda())
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(2, 3, 9, 16), (1, 10, 7, 15), (2, 9, 5, 3), (1, 17, 14, 14)])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_fused_attention_is_torchvisions(size, shifted):
+    shift = [side // 2 if shifted else 0 for side in WINDOW]
+    ours = WindowAttention(8, list(WINDOW), shift, 2)
+    nn.init.normal_(ours.relative_position_bias_table)
+    x, y = frames(*size, 8).requires_grad_(), frames(*size, 8).requires_grad_()
+    out, want = ours(x), ShiftedWindowAttention3d.forward(ours, y)
+    torch.testing.assert_close(out, want, atol=1e-6, rtol=1e-5)
+    out.square().sum().backward()
+    got = ours.relative_position_bias_table.grad.clone()
+    ours.zero_grad()
+    want.square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got, ours.relative_position_bias_table.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_timm_with_public_weights_freezes_batch_norms(monkeypatch):
+    create = backbones._create_timm
+    monkeypatch.setattr(
+        backbones, "_create_timm", lambda name, **kw: create(name, **kw | {"pretrained": False})
+    )
+    norms = {
+        pretrained: sum(
+            isinstance(m, nn.BatchNorm2d)
+            for m in TimmNetwork("resnet18", pretrained=pretrained).modules()
+        )
+        for pretrained in (True, False)
+    }
+    assert norms[False] > norms[True] == 0

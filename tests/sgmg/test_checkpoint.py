@@ -77,6 +77,28 @@ def test_model_card_tells_recipe_and_metrics(folder):
     assert "license: apache-2.0" in card
 
 
+def test_pushed_folder_is_the_saved_one(folder, monkeypatch):
+    sent = {}
+
+    class Hub:
+        def __init__(self, **_):
+            pass
+
+        def create_repo(self, *, repo_id, **_):
+            return type("Url", (), {"repo_id": f"me/{repo_id}"})
+
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            files = [p for p in Path(folder_path).rglob("*") if p.is_file()]
+            sent[repo_id] = {str(p.relative_to(folder_path)): p.read_bytes() for p in files}
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    card = {"recipe": "RECIPE", "metrics": "| J&F | 99 |"}
+    tiny_model().push_to_hub("net", model_card_kwargs=card)
+    saved = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert sent == {"me/net": saved}
+    assert {"README.md", "config.json", "model.safetensors", "text/tokenizer.json"} <= set(saved)
+
+
 def test_weights_of_another_network_are_refused_as_a_whole():
     model, other = tiny_model(), tiny_model(feedforward=64, decoder_layers=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}

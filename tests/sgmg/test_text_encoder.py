@@ -103,6 +103,11 @@ def test_frozen_text_model_neither_learns_nor_drops():
     learning = {name.split(".")[0] for name, p in encoder.named_parameters() if p.requires_grad}
     reached = {name.split(".")[0] for name, p in encoder.named_parameters() if p.grad is not None}
     assert learning == reached == {"words", "sentence"}
+    published = config | {"dropout": 0.1}
+    for drops in (False, True):
+        encoder = TextEncoder(published, dropout=0.0, freeze=True, drop_frozen=drops).train()
+        assert encoder(tokens)[0].equal(encoder(tokens)[0]) != drops
+        assert not encoder.backbone.get_input_embeddings().weight.requires_grad
 
 
 def test_text_model_learns_unless_frozen(encoder):

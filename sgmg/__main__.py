@@ -1,0 +1,27 @@
+"""Use a network without writing a program.
+
+python -m sgmg convert FILE OUT [--text FOLDER]
+"""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from sgmg.convert import convert
+
+COMMANDS = {it.__name__: it for it in (convert,)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the commands; 1 if a file, folder or setting is not what it should be."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m sgmg", args=arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
