@@ -3,9 +3,12 @@
 from sgmg.config import SgMgConfig
 from sgmg.model import SgMg
 from sgmg.outputs import LayerOutput, QueryOutput, SgMgOutput, best_query, every_query
+from sgmg.predictor import Prediction, Predictor
 
 __all__ = [
     "LayerOutput",
+    "Prediction",
+    "Predictor",
     "QueryOutput",
     "SgMg",
     "SgMgConfig",

@@ -1,5 +1,7 @@
 """Use a network without writing a program.
 
+python -m sgmg predict VIDEO --text EXPRESSION --checkpoint FOLDER
+python -m sgmg app --checkpoint FOLDER
 python -m sgmg convert FILE OUT [--text FOLDER]
 """
 
@@ -8,9 +10,11 @@ from collections.abc import Sequence
 
 import tyro
 
+from sgmg.app import app
 from sgmg.convert import convert
+from sgmg.predict import predict
 
-COMMANDS = {it.__name__: it for it in (convert,)}
+COMMANDS = {it.__name__: it for it in (app, convert, predict)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

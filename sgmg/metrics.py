@@ -146,6 +146,12 @@ def score_best_assignment(
     return j[rows, chosen], f[rows, chosen]
 
 
+def encode_mask(mask: Masks) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask [H, W], ready for JSON."""
+    code: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+    return code | {"counts": code["counts"].decode()}
+
+
 @dataclass(frozen=True)
 class RankedMasks:
     """Candidate masks of one expression in one frame, run-length coded: small and picklable.
@@ -172,9 +178,9 @@ class RankedMasks:
         Returns:
             The record.
         """
-        rles = tuple(_encode(mask) for mask in np.asarray(masks, bool))
+        rles = tuple(encode_mask(mask) for mask in np.asarray(masks, bool))
         scores = tuple(np.asarray(scores, np.float64).tolist())
-        return cls(rles=rles, scores=scores, truth=_encode(np.asarray(truth, bool)))
+        return cls(rles=rles, scores=scores, truth=encode_mask(np.asarray(truth, bool)))
 
     def best_overlap(self) -> tuple[float, float]:
         """Intersection and union of the best-scored candidate with the object, in pixels."""
@@ -321,8 +327,3 @@ def _dilate(packed: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
 
 def _merge(view: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
     np.bitwise_or(view, other, out=view)
-
-
-def _encode(mask: Masks) -> dict[str, Any]:
-    code: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
-    return code

@@ -1,5 +1,6 @@
 """Masks drawn over frames, and frames laid out on labelled sheets."""
 
+import colorsys
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 Pixels = NDArray[np.uint8]
+Colour = tuple[int, int, int]
 
 # distinguishable also with impaired colour vision (Okabe and Ito, 2008)
 PALETTE = (
@@ -24,7 +26,7 @@ PALETTE = (
 def draw_masks(
     frame: Pixels,
     masks: NDArray[np.bool_],
-    colours: Sequence[tuple[int, int, int]] = PALETTE,
+    colours: Sequence[Colour] = PALETTE,
     *,
     opacity: float = 0.45,
 ) -> Pixels:
@@ -47,8 +49,45 @@ def draw_masks(
     return out.round().astype(np.uint8)
 
 
+def colours_of(count: int) -> list[Colour]:
+    """As many different colours, those of the palette first."""
+    colours = list(PALETTE)
+    for k in range(count - len(PALETTE)):
+        red, green, blue = colorsys.hsv_to_rgb(0.618 * k % 1, 0.5 + 0.5 * (k % 2), 1)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return colours[:count]
+
+
+def draw_legend(frame: Pixels, lines: Sequence[str], colours: Sequence[Colour]) -> Pixels:
+    """Write lines in the upper left corner, each beside its colour.
+
+    Args:
+        frame: RGB, [H, W, 3].
+        lines: One a colour; cut where the frame ends.
+        colours: RGB.
+
+    Returns:
+        A new RGB image [H, W, 3].
+    """
+    image = Image.fromarray(frame)
+    pen = ImageDraw.Draw(image, "RGBA")
+    size = max(9, min(frame.shape[:2]) // 26)
+    font = ImageFont.load_default(size)
+    for k, (line, colour) in enumerate(zip(lines, colours, strict=True)):
+        top = round((0.3 + 1.5 * k) * size)
+        width = 1.9 * size + font.getlength(line)
+        pen.rectangle((0, top - 0.2 * size, width, top + 1.3 * size), (0, 0, 0, 150))
+        pen.rectangle((0.3 * size, top, 1.3 * size, top + size), colour)
+        pen.text((1.6 * size, top - 0.1 * size), line, "white", font)
+    return np.asarray(image)
+
+
 def sheet(
-    rows: Sequence[Sequence[Pixels]], labels: Sequence[str], *, height: int = 120
+    rows: Sequence[Sequence[Pixels]],
+    labels: Sequence[str],
+    *,
+    height: int = 120,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """Lay images out in labelled rows.
 
@@ -56,6 +95,7 @@ def sheet(
         rows: RGB images [H, W, 3] of each row, any sizes.
         labels: one a row, written above it.
         height: of every image on the sheet, pixels.
+        notes: lines written below.
 
     Returns:
         The sheet as an RGB image.
@@ -70,8 +110,9 @@ def sheet(
     gap, caption = 4, 20
     scaled = [[_scale(image, height) for image in row] for row in rows]
     width = max(sum(i.width + gap for i in row) for row in scaled)
-    width = max(width, *(int(font.getlength(label)) + 2 * gap for label in labels))
-    canvas = Image.new("RGB", (width + gap, len(rows) * (height + caption + gap)), "white")
+    width = max(width, *(int(font.getlength(line)) + 2 * gap for line in [*labels, *notes]))
+    total = len(rows) * (height + caption + gap)
+    canvas = Image.new("RGB", (width + gap, total + len(notes) * caption), "white")
     pen = ImageDraw.Draw(canvas)
     for r, (row, label) in enumerate(zip(scaled, labels, strict=True)):
         top = r * (height + caption + gap)
@@ -80,6 +121,8 @@ def sheet(
         for image in row:
             canvas.paste(image, (left, top + caption))
             left += image.width + gap
+    for n, note in enumerate(notes):
+        pen.text((gap, total + n * caption + 2), note, fill="black", font=font)
     return canvas
 
 

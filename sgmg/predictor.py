@@ -3,11 +3,19 @@
 One visual pass a window serves all expressions; memory is bounded by the window and by how many
 expressions are handled at once. Published inference is ``Predictor(model)`` on Ref-YouTube-VOS,
 ``window=36`` on Ref-DAVIS17, and ``rank`` on single frames, with ``long_side=640``.
+
+Which query answers: in each window that of the highest class score averaged over its frames. With
+``continuity`` c > 0, a window after the first adds c * s * IoU, where IoU is the overlap of the
+query's box in the window's first frame with the box answered in the frame before, and s the score
+given there: of two objects that fit alike, the one followed so far is kept.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +23,11 @@ from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import normalize, resize
 
+from sgmg.boxes import overlaps
 from sgmg.model import SgMg
-from sgmg.outputs import Select, SgMgOutput, best_query, every_query
+from sgmg.outputs import QueryOutput, SgMgOutput, every_query
+from sgmg.resume import find_checkpoint
+from sgmg.video import open_frames
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 SMALLEST = 144  # padded pixels a side: the network refuses 128 and less
@@ -83,7 +94,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Segments what expressions name, by the query of highest mean score a window.
+    """Segments what expressions name.
 
     Args:
         model: The network, in evaluation mode on its device.
@@ -92,6 +103,8 @@ class Predictor:
         window: Frames that are looked at together; None for the whole video.
         expressions_at_once: How many expressions share a step after the visual pass.
         pad_to: Frames are padded to a multiple of this many pixels.
+        continuity: How much a window holds on to the object of the one before, see above;
+            published: 0.
     """
 
     model: SgMg
@@ -100,6 +113,23 @@ class Predictor:
     window: int | None = None
     expressions_at_once: int = 8
     pad_to: int = 16
+    continuity: float = 0.0
+
+    @classmethod
+    def load(cls, source: str | Path, *, device: str | torch.device = "cpu", **how: Any) -> Self:
+        """Load a saved network to predict with.
+
+        Args:
+            source: Model folder, run folder of ``train.py`` (its newest checkpoint), or the name of
+                a Hugging Face repository.
+            device: Where the network runs.
+            how: Settings of the class.
+
+        Raises:
+            ValueError: Nothing is there, it is broken, or a setting has no meaning.
+        """
+        folder = find_checkpoint(Path(source)) if Path(source).exists() else source
+        return cls(SgMg.from_pretrained(folder).to(device), **how)
 
     def __post_init__(self) -> None:
         """Reject settings without meaning.
@@ -112,11 +142,11 @@ class Predictor:
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
 
-    def predict(self, frames: Tensor, expressions: Sequence[str]) -> Prediction:
+    def predict(self, frames: Tensor | str | Path, expressions: Sequence[str]) -> Prediction:
         """Segment a video that fits into memory.
 
         Args:
-            frames: uint8 [T, 3, H, W], RGB.
+            frames: uint8 [T, 3, H, W], RGB; or the path of a video, an image or a folder of frames.
             expressions: E expressions.
 
         Returns:
@@ -125,6 +155,8 @@ class Predictor:
         Raises:
             ValueError: No frames, no expressions, or frames of another form.
         """
+        if isinstance(frames, str | Path):
+            frames = torch.stack(list(open_frames(frames).tensors()))
         parts = [
             (window.masks().cpu(), window.scores.cpu(), window.boxes_xyxy_px.cpu())
             for window in self.stream(frames, expressions)
@@ -133,6 +165,9 @@ class Predictor:
 
     def stream(self, frames: Iterable[Tensor], expressions: Sequence[str]) -> Iterator[Window]:
         """Segment frames as they come, a window at a time; memory does not grow with the video.
+
+        Latency: a window is answered once its last frame is there, so a frame waits for at most
+        ``window - 1`` others; ``window=1`` answers each frame at once.
 
         Args:
             frames: uint8 [3, H, W] each, RGB, all of one size.
@@ -144,16 +179,19 @@ class Predictor:
         Raises:
             ValueError: No frames, no expressions, or frames of another form.
         """
-        start, held = 0, []
+        held: list[Tensor] = []
+        answer, size = None, None
         for frame in frames:
-            held.append(frame)
+            _check(frame, size)
+            size = (frame.shape[-2], frame.shape[-1])
+            held.append(self._shrink(frame))
             if len(held) == self.window:
-                yield self._answer(start, held, expressions)
-                start, held = start + len(held), []
-        if held:
-            yield self._answer(start, held, expressions)
-        elif start == 0:
+                yield (answer := self._answer(held, size, expressions, answer))
+                held = []
+        if size is None:
             raise ValueError("no frames: the video is empty")
+        if held:
+            yield self._answer(held, size, expressions, answer)
 
     @torch.inference_mode()
     def rank(
@@ -174,7 +212,14 @@ class Predictor:
         """
         height, width = frames.shape[-2:]
         found = []
-        for output, inner in self._refer(list(frames), expressions, every_query, annotated):
+        for frame in frames:
+            _check(frame, (height, width))
+        small = [self._shrink(frame) for frame in frames]
+
+        def select(_: slice, queries: QueryOutput) -> Tensor:
+            return every_query(queries)
+
+        for output, inner in self._refer(small, expressions, select, annotated):
             logits, boxes = output.queries.class_logits, output.queries.boxes_cxcywh
             masks = output.mask_logits[..., : inner[0], : inner[1]]
             found += [
@@ -184,16 +229,27 @@ class Predictor:
         return found
 
     @torch.inference_mode()
-    def _answer(self, start: int, frames: Sequence[Tensor], expressions: Sequence[str]) -> Window:
-        size = (frames[0].shape[-2], frames[0].shape[-1])
+    def _answer(
+        self, small: list[Tensor], size: Size, expressions: Sequence[str], before: Window | None
+    ) -> Window:
+        """Answer for a window of shrunk frames, ``before`` being the answer for the last one."""
+
+        def select(some: slice, queries: QueryOutput) -> Tensor:
+            fit = queries.class_logits.float().sigmoid().mean(1)
+            if before is not None and self.continuity:
+                boxes = boxes_px(queries.boxes_cxcywh[:, 0].float(), size)
+                shared = overlaps(boxes, before.boxes_xyxy_px[some, -1:])[0]
+                fit = fit + self.continuity * before.scores[some, -1:] * shared
+            return fit.argmax(-1)
+
         logits, scores, boxes = [], [], []
-        for output, (height, width) in self._refer(frames, expressions, best_query):
+        for output, (height, width) in self._refer(small, expressions, select):
             rows = torch.arange(len(output.selected), device=output.selected.device)
             logits.append(output.mask_logits[..., :height, :width])
             scores.append(output.queries.class_logits[rows, :, output.selected].float().sigmoid())
             boxes.append(output.queries.boxes_cxcywh[rows, :, output.selected].float())
         return Window(
-            start=start,
+            start=before.start + before.scores.shape[1] if before else 0,
             mask_logits=torch.cat(logits),
             scores=torch.cat(scores),
             boxes_xyxy_px=boxes_px(torch.cat(boxes), size),
@@ -202,43 +258,51 @@ class Predictor:
 
     def _refer(
         self,
-        frames: Sequence[Tensor],
+        small: Sequence[Tensor],
         expressions: Sequence[str],
-        select: Select,
+        select: Callable[[slice, QueryOutput], Tensor],
         annotated: int | None = None,
     ) -> Iterator[tuple[SgMgOutput, Size]]:
         """Outputs of a few expressions at a time, and the size without padding."""
         if not expressions:
             raise ValueError("no expressions: say what to look for")
         device = next(self.model.parameters()).device
-        inputs, padding, inner = self._prepare(frames, device)
+        inputs, padding, inner = self._batch(small, device)
         index = None if annotated is None else torch.tensor([annotated], device=device)
         visual = self.model.look(inputs, padding, index)
         for first in range(0, len(expressions), self.expressions_at_once):
-            some = expressions[first : first + self.expressions_at_once]
-            clip_index = torch.zeros(len(some), dtype=torch.long, device=device)
-            tokens = self.model.tokenize(some)
-            yield self.model.refer(visual, tokens, select, clip_index, every_layer=False), inner
+            some = slice(first, first + self.expressions_at_once)
+            tokens = self.model.tokenize(expressions[some])
+            clip_index = torch.zeros(len(tokens.ids), dtype=torch.long, device=device)
+            output = self.model.refer(
+                visual, tokens, partial(select, some), clip_index, every_layer=False
+            )
+            yield output, inner
 
-    def _prepare(
-        self, frames: Sequence[Tensor], device: torch.device
-    ) -> tuple[Tensor, Tensor, Size]:
+    def _shrink(self, frame: Tensor) -> Tensor:
+        """A frame at the size the network sees, uint8 [3, h, w]."""
+        size = resized(frame.shape[-2], frame.shape[-1], self.short_side, self.long_side)
+        return resize(frame, list(size), antialias=True)
+
+    def _batch(self, small: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor, Size]:
         """Frames [1, t, 3, h, w] and padding [1, h, w] of the network, and the size inside."""
-        first = frames[0]
-        for frame in frames:
-            if frame.shape != first.shape or frame.dim() != 3 or len(frame) != 3:
-                raise ValueError(f"a frame is {list(frame.shape)}: all must be one [3, H, W]")
-            if frame.dtype != torch.uint8:
-                raise ValueError(f"a frame is {frame.dtype}: give RGB as uint8, 0 to 255")
-        size = resized(first.shape[-2], first.shape[-1], self.short_side, self.long_side)
-        small = torch.stack([resize(x, list(size), antialias=True) for x in frames]).to(device)
-        inputs = normalize(small.float() / 255, list(MEAN), list(DEVIATION))
+        frames = torch.stack(list(small)).to(device)
+        inputs = normalize(frames.float() / 255, list(MEAN), list(DEVIATION))
+        size = (inputs.shape[-2], inputs.shape[-1])
         below, right = (
             max(math.ceil(side / self.pad_to) * self.pad_to, SMALLEST) - side for side in size
         )
         padding = torch.zeros(1, *size, dtype=torch.bool, device=device)
         padding = F.pad(padding, (0, right, 0, below), value=True)
         return F.pad(inputs, (0, right, 0, below)).unsqueeze(0), padding, size
+
+
+def _check(frame: Tensor, size: Size | None) -> None:
+    """Refuse a frame that is none, or of another size than those before."""
+    if frame.dim() != 3 or len(frame) != 3 or (size and frame.shape[-2:] != size):
+        raise ValueError(f"a frame is {list(frame.shape)}: all must be one [3, H, W]")
+    if frame.dtype != torch.uint8:
+        raise ValueError(f"a frame is {frame.dtype}: give RGB as uint8, 0 to 255")
 
 
 def resized(height: int, width: int, short_side: int, long_side: int | None = None) -> Size:

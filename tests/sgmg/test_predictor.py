@@ -55,6 +55,10 @@ def video(frames: int, height: int = 100, width: int = 150, seed: int = 0) -> Te
     return (smooth.clamp(0, 1) * 255).to(torch.uint8)
 
 
+def network_input(predictor: Predictor, frames: Tensor):
+    return predictor._batch([predictor._shrink(frame) for frame in frames], torch.device("cpu"))
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 8])
 def test_expressions_together_are_expressions_one_by_one(model: SgMg, at_once: int) -> None:
     frames = video(2)
@@ -100,7 +104,7 @@ def test_stream_answers_as_frames_come(model: SgMg) -> None:
 def test_the_query_of_highest_mean_score_is_shown(model: SgMg) -> None:
     predictor, frames = Predictor(model, **SIZES), video(2)
     found = predictor.predict(frames, EXPRESSIONS)
-    inputs, padding, (height, width) = predictor._prepare(list(frames), torch.device("cpu"))
+    inputs, padding, (height, width) = network_input(predictor, frames)
     for e, expression in enumerate(EXPRESSIONS):
         with torch.no_grad():
             output = model(inputs, padding, [expression], every_query)
@@ -159,7 +163,7 @@ def test_resized_keeps_shape_and_limits(height, width, short_side, long_side) ->
 def test_network_input_is_what_pil_would_make(model: SgMg) -> None:
     frames = video(2, 300, 400)
     predictor = Predictor(model, short_side=144)
-    inputs, padding, size = predictor._prepare(list(frames), torch.device("cpu"))
+    inputs, padding, size = network_input(predictor, frames)
     assert size == (144, 192)
     assert inputs.shape == (1, 2, 3, 144, 192)
     assert not padding.any()
@@ -170,9 +174,8 @@ def test_network_input_is_what_pil_would_make(model: SgMg) -> None:
 
 
 def test_padding_is_below_and_right(model: SgMg) -> None:
-    inputs, padding, size = Predictor(model, short_side=150)._prepare(
-        list(video(1, 100, 111)), "cpu"
-    )
+    predictor = Predictor(model, short_side=150)
+    inputs, padding, size = network_input(predictor, video(1, 100, 111))
     assert size == (150, 166)
     assert padding.shape == (1, 160, 176)
     assert not padding[0, :150, :166].any()
