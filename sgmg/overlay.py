@@ -1,7 +1,7 @@
 """Masks drawn over frames, and frames laid out on labelled sheets."""
 
-import colorsys
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ PALETTE = (
     (213, 94, 0),
     (204, 121, 167),
 )
+PALETTE += tuple((r // 2, g // 2, b // 2) for r, g, b in PALETTE)
 
 
 def draw_masks(
@@ -49,22 +50,13 @@ def draw_masks(
     return out.round().astype(np.uint8)
 
 
-def colours_of(count: int) -> list[Colour]:
-    """As many different colours, those of the palette first."""
-    colours = list(PALETTE)
-    for k in range(count - len(PALETTE)):
-        red, green, blue = colorsys.hsv_to_rgb(0.618 * k % 1, 0.5 + 0.5 * (k % 2), 1)
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return colours[:count]
-
-
 def draw_legend(frame: Pixels, lines: Sequence[str], colours: Sequence[Colour]) -> Pixels:
     """Write lines in the upper left corner, each beside its colour.
 
     Args:
         frame: RGB, [H, W, 3].
         lines: One a colour; cut where the frame ends.
-        colours: RGB.
+        colours: RGB, used in turn.
 
     Returns:
         A new RGB image [H, W, 3].
@@ -73,7 +65,7 @@ def draw_legend(frame: Pixels, lines: Sequence[str], colours: Sequence[Colour]) 
     pen = ImageDraw.Draw(image, "RGBA")
     size = max(9, min(frame.shape[:2]) // 26)
     font = ImageFont.load_default(size)
-    for k, (line, colour) in enumerate(zip(lines, colours, strict=True)):
+    for k, (line, colour) in enumerate(zip(lines, cycle(colours), strict=False)):
         top = round((0.3 + 1.5 * k) * size)
         width = 1.9 * size + font.getlength(line)
         pen.rectangle((0, top - 0.2 * size, width, top + 1.3 * size), (0, 0, 0, 150))

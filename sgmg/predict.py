@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,16 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sgmg.metrics import encode_mask
-from sgmg.overlay import colours_of, draw_legend, draw_masks
-from sgmg.predictor import Predictor, Window
-from sgmg.video import Frames, Pixels, open_frames, video_writer
+from sgmg.overlay import PALETTE, draw_legend, draw_masks
+from sgmg.predictor import Predictor
+from sgmg.video import Frames, open_frames, video_writer
 
 LONGEST_TEXT = 300  # characters of an expression
 DEMO = Path("demo/run")
 WHERE = (
     "name a checkpoint with --checkpoint: `make demo` trains a small one into demo/run, train.py "
-    "larger ones; the authors' weights are turned into one by `python -m sgmg convert`; or give "
-    "the name of a Hugging Face repository"
+    "larger ones; `python -m sgmg convert` makes one of the authors' weights; or name a Hugging "
+    "Face repository"
 )
 
 
@@ -50,7 +49,7 @@ def predict(
         source: any file PyAV reads, an image, or a folder of images.
         text: what to look for; repeat the flag for several expressions.
         checkpoint: model folder, run folder of train.py, or Hugging Face repository.
-        out: overlay to write; .png for a single image.
+        out: overlay to write; a single image becomes .png.
         window: frames looked at together; memory grows with it. None: the whole video.
         continuity: how much a window holds on to the object of the one before; 0 as published.
         short_side: frames are resized to this short side, in pixels.
@@ -60,19 +59,17 @@ def predict(
     frames = open_frames(source)
     check_expressions(text)
     if checkpoint is None:
-        offer = f"; {DEMO} is there: --checkpoint {DEMO}" if DEMO.is_dir() else ""
-        raise ValueError(WHERE + offer)
+        raise ValueError(WHERE + f"; {DEMO} is there: --checkpoint {DEMO}" * DEMO.is_dir())
     predictor = Predictor.load(
-        checkpoint,
-        device=device,
+        *(checkpoint, device),
         window=window,
         continuity=continuity,
         short_side=short_side,
         expressions_at_once=expressions_at_once,
     )
     with tqdm(total=frames.count or None, unit="frame") as bar:
-        segment(predictor, frames, text, out, progress=lambda _: bar.update())
-    print(f"overlay: {out}\nmasks: {masks_of(out)}")  # noqa: T201
+        overlay = segment(predictor, frames, text, out, progress=lambda _: bar.update())[0]
+    print(f"overlay: {overlay}\nmasks: {masks_of(overlay)}")  # noqa: T201
 
 
 def check_expressions(texts: Sequence[str]) -> None:
@@ -85,10 +82,12 @@ def check_expressions(texts: Sequence[str]) -> None:
         raise ValueError('no expressions: say what to look for, as in --text "the dog on the left"')
     for text in texts:
         if not text.strip() or len(text) > LONGEST_TEXT:
-            raise ValueError(
-                f"expression {text[:40]!r}: must have 1 to {LONGEST_TEXT} characters that are not "
-                "all blank"
-            )
+            raise ValueError(f"expression {text[:40]!r}: give 1 to {LONGEST_TEXT} characters")
+
+
+def masks_of(overlay: Path) -> Path:
+    """Folder of the masks that belong to an overlay."""
+    return overlay.with_name(f"{overlay.stem}_masks")
 
 
 def segment(
@@ -99,7 +98,7 @@ def segment(
     *,
     progress: Callable[[int], Any] = lambda number: None,
     most_frames: int | None = None,
-) -> list[list[float]]:
+) -> tuple[Path, list[list[float]]]:
     """Segment a video and write the answers; everything appears at once, or nothing.
 
     Args:
@@ -111,52 +110,44 @@ def segment(
         most_frames: Longer videos are refused.
 
     Returns:
-        Scores, one list of E a frame.
+        Overlay file, and scores, one list of E a frame.
 
     Raises:
-        ValueError: The video is broken or too long, or the overlay's name does not fit or is taken.
+        ValueError: The video is broken or too long, or the overlay's name is taken.
     """
-    wanted = {".png", ".mp4"} if frames.still else {".mp4"}
-    if out.suffix.lower() not in wanted:
-        raise ValueError(f"{out}: the overlay of this must end in {' or '.join(sorted(wanted))}")
-    target = masks_of(out)
-    if out.resolve() == frames.path.resolve() or (
-        target.exists() and not (target / "masks.json").is_file()
-    ):
+    out = out.with_suffix(".png" if frames.images == (frames.path,) else ".mp4")
+    target, scores = masks_of(out), []
+    ours = not target.exists() or (target / "masks.json").is_file()
+    if not ours or out.resolve() == frames.path.resolve():
         raise ValueError(f"{out} or {target} would replace what is not ours: choose another name")
-    colours = colours_of(len(texts))
-    scores: list[list[float]] = []
-    with _whole(out) as (overlay, folder), _overlay_writer(overlay, frames) as show:
-        places = [folder / f"{e:02d}" for e in range(len(texts))]
-        for place in places:
-            place.mkdir(parents=True)
-        with (folder / "masks.json").open("w", encoding="utf-8") as record:
-            head = {"size": frames.size, "expressions": list(texts)}
-            record.write(json.dumps(head)[:-1] + ', "frames": [')
-            for image, masks, told in _answers(predictor, frames, texts, most_frames):
-                number = len(scores)
-                codes = [encode_mask(mask) for mask in masks]
-                entry = {"frame": number, **told, "segmentations": codes}
-                record.write((",\n" if number else "\n") + json.dumps(entry))
-                for place, mask in zip(places, masks, strict=True):
-                    Image.fromarray(mask).save(place / f"{number:05d}.png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as name:
+        overlay, folder = Path(name) / out.name, Path(name) / "masks"
+        for e in range(len(texts)):
+            (folder / f"{e:02d}").mkdir(parents=True)
+        with video_writer(overlay, frames.rate) as show, (folder / "masks.json").open("w") as codes:
+            codes.write(json.dumps({"expressions": list(texts)})[:-1] + ', "frames": [')
+            answers = _answers(predictor, frames, texts, most_frames)
+            for number, (image, masks, told) in enumerate(answers):
+                entry = {"frame": number, **told, "segmentations": [*map(encode_mask, masks)]}
+                codes.write((",\n" if number else "\n") + json.dumps(entry))
+                for e, mask in enumerate(masks):
+                    Image.fromarray(mask).save(folder / f"{e:02d}/{number:05d}.png")
                 scores.append(told["scores"])
                 legend = [f"{t}  {s:.2f}" for t, s in zip(texts, told["scores"], strict=True)]
-                show(draw_legend(draw_masks(image, masks, colours), legend, colours))
+                show(draw_legend(draw_masks(image, masks), legend, PALETTE))
                 progress(number)
-            record.write("\n]}\n")
-    return scores
-
-
-def masks_of(out: Path) -> Path:
-    """Folder of the masks that belong to an overlay."""
-    return out.with_name(f"{out.stem}_masks")
+            codes.write("\n]}\n")
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+        overlay.replace(out)
+    return out, scores
 
 
 def _answers(
     predictor: Predictor, frames: Frames, texts: Sequence[str], most: int | None
-) -> Iterator[tuple[Pixels, Any, dict[str, Any]]]:
-    """Of each frame: its pixels, its masks [E, H, W], its scores and boxes."""
+) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
+    """Of each frame: pixels [H, W, 3], masks [E, H, W], and its scores and boxes."""
     held: deque[Tensor] = deque()
 
     def keep() -> Iterator[Tensor]:
@@ -166,33 +157,8 @@ def _answers(
             held.append(frame)
             yield frame
 
-    def told(window: Window, t: int) -> dict[str, Any]:
-        boxes = window.boxes_xyxy_px[:, t]
-        return {"scores": window.scores[:, t].tolist(), "boxes_xyxy": boxes.tolist()}
-
     for window in predictor.stream(keep(), texts):
-        masks = window.masks().cpu().numpy()
-        for t in range(masks.shape[1]):
-            yield held.popleft().permute(1, 2, 0).numpy(), masks[:, t], told(window, t)
-
-
-@contextmanager
-def _overlay_writer(path: Path, frames: Frames) -> Iterator[Callable[[Pixels], None]]:
-    if path.suffix == ".png":
-        yield lambda image: Image.fromarray(image).save(path)
-    else:
-        with video_writer(path, frames.size, frames.rate) as show:
-            yield show
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[tuple[Path, Path]]:
-    """Places to write overlay and folder to, moved to their names once all is written."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as name:
-        overlay, folder = Path(name) / f"overlay{out.suffix.lower()}", Path(name) / "masks"
-        yield overlay, folder
-        target = masks_of(out)
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
-        overlay.replace(out)
+        for t, masks in enumerate(window.masks().cpu().numpy().swapaxes(0, 1)):
+            told = {"scores": window.scores[:, t], "boxes_xyxy": window.boxes_xyxy_px[:, t]}
+            lists = {name: values.tolist() for name, values in told.items()}
+            yield held.popleft().permute(1, 2, 0).numpy(), masks, lists

@@ -116,20 +116,20 @@ class Predictor:
     continuity: float = 0.0
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str | torch.device = "cpu", **how: Any) -> Self:
+    def load(cls, source: str | Path, device: str | torch.device = "cpu", **settings: Any) -> Self:
         """Load a saved network to predict with.
 
         Args:
             source: Model folder, run folder of ``train.py`` (its newest checkpoint), or the name of
                 a Hugging Face repository.
             device: Where the network runs.
-            how: Settings of the class.
+            settings: Of the class.
 
         Raises:
             ValueError: Nothing is there, it is broken, or a setting has no meaning.
         """
         folder = find_checkpoint(Path(source)) if Path(source).exists() else source
-        return cls(SgMg.from_pretrained(folder).to(device), **how)
+        return cls(SgMg.from_pretrained(folder).to(device), **settings)
 
     def __post_init__(self) -> None:
         """Reject settings without meaning.

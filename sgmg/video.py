@@ -19,12 +19,29 @@ IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SMALLEST, LARGEST, LONGEST = 16, 8192, 8  # pixels a side, and the long side over the short one
 RATE = Fraction(24)  # frames a second where nothing says
 # demuxers that open other files or addresses, or draw text: an upload must not name what is read
-UNSAFE = {
-    *("adf", "avs", "bin", "concat", "dash", "hds", "hls", "idf", "image2", "imf", "lavfi"),
-    *("rtp", "rtsp", "sap", "sdp", "smoothstreaming", "tty", "webm_dash_manifest", "xbin"),
-}
+UNSAFE = [
+    "adf",
+    "avs",
+    "bin",
+    "concat",
+    "dash",
+    "hds",
+    "hls",
+    "idf",
+    "image2",
+    "imf",
+    "lavfi",
+    "rtp",
+    "rtsp",
+    "sap",
+    "sdp",
+    "smoothstreaming",
+    "tty",
+    "webm_dash_manifest",
+    "xbin",
+]
 SAFE = {
-    "format_whitelist": ",".join(sorted(av.formats_available - UNSAFE)),
+    "format_whitelist": ",".join(sorted(av.formats_available.difference(UNSAFE))),
     "protocol_whitelist": "file",
 }
 
@@ -35,32 +52,28 @@ class Frames:
 
     Args:
         path: Where they lie.
-        size: Height and width in pixels.
         rate: Frames a second.
         count: Number of frames as the file tells it, 0 where it does not.
-        still: A single image.
-        read: Starts the reading.
+        images: Files of single frames; empty for a video file.
     """
 
     path: Path
-    size: tuple[int, int]
     rate: Fraction
     count: int
-    still: bool
-    read: Callable[[], Iterator[Pixels]]
+    images: tuple[Path, ...]
 
     def __iter__(self) -> Iterator[Pixels]:
         """RGB frames [H, W, 3].
 
         Raises:
-            ValueError: One is broken or of another size.
+            ValueError: One is broken, or of another size than the first.
         """
-        for number, frame in enumerate(self.read()):
-            if frame.shape[:2] != self.size:
-                was, now = (f"{width}x{height}" for height, width in (self.size, frame.shape[:2]))
+        size = None
+        for n, frame in enumerate(map(_load, self.images) if self.images else _decode(self.path)):
+            if frame.shape != (size := size or frame.shape):
                 raise ValueError(
-                    f"{self.path}: frame {number} is {now} pixels, those before {was}; all must be "
-                    "of one size"
+                    f"{self.path}: frame {n} is {frame.shape[1]}x{frame.shape[0]} pixels, the first "
+                    f"{size[1]}x{size[0]}; all must be of one size"
                 )
             yield frame
 
@@ -82,55 +95,49 @@ def open_frames(path: str | Path) -> Frames:
             cannot be segmented.
     """
     path = Path(path)
-    if path.is_dir():
-        files = sorted(it for it in path.iterdir() if it.suffix.lower() in IMAGES)
-        if not files:
-            raise ValueError(f"{path} holds no images; give a folder of .jpg or .png frames")
-    elif not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
-    else:
-        files = [path] if path.suffix.lower() in IMAGES else []
-    rate, count = (RATE, len(files)) if files else _probe(path)
-
-    def read() -> Iterator[Pixels]:
-        return map(_load, files) if files else _decode(path)
-
-    first = next(read(), None)
+    images = sorted(path.iterdir()) if path.is_dir() else [path]
+    images = [it for it in images if it.suffix.lower() in IMAGES]
+    if path.is_dir() and not images:
+        raise ValueError(f"{path} holds no images; give a folder of .jpg or .png frames")
+    frames = Frames(path, RATE, len(images), tuple(images)) if images else _probe(path)
+    first = next(iter(frames), None)
     if first is None:
         raise ValueError(f"{path} has no frames; give another file")
-    height, width = first.shape[:2]
-    short, long = sorted((height, width))
+    short, long = sorted(first.shape[:2])
     if short < SMALLEST or long > LARGEST or long > LONGEST * short:
         raise ValueError(
-            f"{path} is {width}x{height} pixels; a frame must have {SMALLEST} to {LARGEST} pixels "
-            f"a side and be at most {LONGEST} times as long as wide: scale or crop it"
+            f"{path} is {first.shape[1]}x{first.shape[0]} pixels; a frame must have {SMALLEST} to "
+            f"{LARGEST} a side and be at most {LONGEST} times as long as wide: scale or crop it"
         )
-    return Frames(path, (height, width), rate, count, files == [path], read)
+    return frames
 
 
 @contextmanager
-def video_writer(
-    path: Path, size: tuple[int, int], rate: Fraction
-) -> Iterator[Callable[[Pixels], None]]:
-    """Write an MP4 file that browsers play.
+def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[Pixels], None]]:
+    """Write a video that browsers play, or a single frame as a picture.
 
     Args:
-        path: Of the file.
-        size: Height and width of the frames in pixels.
+        path: Of the file, .mp4 or .png.
         rate: Frames a second.
 
     Yields:
-        A function that adds a frame [H, W, 3]; an odd side is extended by one pixel.
+        A function that adds a frame [H, W, 3]; in .mp4, odd sides are extended by one pixel.
     """
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate.limit_denominator(1001))
-        stream.pix_fmt, stream.gop_size = "yuv420p", 12  # seeks fast
-        stream.options = {"preset": "veryfast", "crf": "20"}
-        below, right = size[0] % 2, size[1] % 2
-        stream.height, stream.width = size[0] + below, size[1] + right
+    still = path.suffix == ".png"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png" if still else "libx264", rate.limit_denominator(1001))
+        stream.pix_fmt = "rgb24" if still else "yuv420p"
+        stream.options = {} if still else {"preset": "veryfast", "crf": "20", "g": "12"}
 
         def add(frame: Pixels) -> None:
-            frame = np.pad(frame, ((0, below), (0, right), (0, 0)), "edge")
+            if not still:
+                frame = np.pad(
+                    frame, [(0, side % 2) for side in frame.shape[:2]] + [(0, 0)], "edge"
+                )
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
 
         yield add
@@ -140,21 +147,12 @@ def video_writer(
 def frame_at(path: Path, number: int, rate: Fraction) -> Pixels:
     """One frame [H, W, 3] of a file of `video_writer`; the last one if there are fewer."""
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        container.seek(int(number / rate * av.time_base))
-        for frame in container.decode(stream):
+        if number:
+            container.seek(int(number / rate * av.time_base))
+        for frame in container.decode(video=0):
             if frame.time is None or frame.time * float(rate) > number - 0.5:
                 break
         return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-
-
-def _probe(path: Path) -> tuple[Fraction, int]:
-    """Frames a second, and their number or 0."""
-    with _open(path) as container:
-        stream = container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate or RATE
-        seconds = (container.duration or 0) / av.time_base
-        return rate, stream.frames or round(seconds * rate)
 
 
 @contextmanager
@@ -169,13 +167,20 @@ def _open(path: Path) -> Iterator[av.container.InputContainer]:
         raise ValueError(f"{path} is no readable video ({reason}); give another file") from None
 
 
-def _decode(path: Path) -> Iterator[Pixels]:
+def _probe(path: Path) -> Frames:
     with _open(path) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            # phones store how the frame is turned
-            yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        rate = stream.average_rate or RATE
+        seconds = (container.duration or 0) / av.time_base
+        return Frames(path, rate, stream.frames or round(seconds * rate), ())
+
+
+def _decode(path: Path) -> Iterator[Pixels]:
+    with _open(path) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for frame in container.decode(video=0):
+            picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            yield np.rot90(picture, round(frame.rotation / 90))  # phones store how it is turned
 
 
 def _load(path: Path) -> Pixels:
