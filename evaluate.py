@@ -13,6 +13,7 @@ stopped; any number of processes that share the folder gives the same table.
 
 import hashlib
 import json
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ from sgmg.resume import find_checkpoint
 from shards import Expression, ShardError, ShardSet, Video, decode_mask
 
 Masks = NDArray[np.bool_]
+WHITE = [(255, 255, 255)]
 VOID = "255"  # object of Ref-DAVIS17 whose pixels do not count
 COUNTS = {("ref-davis17", "val"): (30, 244), ("ref-youtube-vos", "valid"): (202, 834)}
 
@@ -337,7 +339,7 @@ def report(settings: Settings, how: str, shard_set: ShardSet, parts: Path, tree:
         chosen = [(sort, row) for sort, those in some.items() for row in those]
         drawn = [draw_row(how, shard_set.video(videos[it.video]), it, tree) for _, it in chosen]
         titles = [
-            f"{s}: {100 * it.quality:.1f}  {it.video}: {it.text}  {it.kind}" for s, it in chosen
+            f"{s} {100 * it.quality:.1f}: {it.video}, {it.text} {it.kind}" for s, it in chosen
         ]
         sheet(drawn, titles, notes=inspection(rows)).save(settings.out / "sheet.png")
         print(f"inspection: {settings.out / 'sheet.png'}")
@@ -347,22 +349,19 @@ def report(settings: Settings, how: str, shard_set: ShardSet, parts: Path, tree:
 def draw_row(how: str, video: Video, row: Row, tree: Tree) -> list[NDArray[np.uint8]]:
     """Up to six annotated frames with the mask of a row, the truth outlined in white."""
     annotated = [t for t, frame in enumerate(video.frames) if frame.masks is not None]
+    objects = next((it.objects for it in video.expressions if it.id == row.expression), ())
+    targets = dict(zip(annotated, truth(video, objects), strict=True))
     if row.frame:
         annotated = [t for t in annotated if video.frames[t].name == row.frame]
-    objects = next((it.objects for it in video.expressions if it.id == row.expression), ())
-    targets = dict(zip(annotated, truth(video, objects), strict=False))
-    folder = (
-        f"{row.kind}/{video.video_id}" if how == "merged" else f"{video.video_id}/{row.expression}"
-    )
-    chosen = [
-        annotated[k] for k in np.linspace(0, len(annotated) - 1, min(6, len(annotated))).astype(int)
-    ]
+    merged = how == "merged"
+    folder = f"{row.kind}/{video.video_id}" if merged else f"{video.video_id}/{row.expression}"
+    chosen = annotated[:: math.ceil(len(annotated) / 6)]
     images = []
     for t, frame in zip(chosen, frames_of(video, chosen), strict=True):
         name = f"{folder}/{video.frames[t].name}.png"
         labels = read_mask(tree, name, (video.height, video.width))[0]
         tinted = draw_masks(frame.permute(1, 2, 0).numpy(), (labels == (row.label or 255))[None])
-        images.append(draw_masks(tinted, targets[t][None], [(255, 255, 255)], opacity=0))
+        images.append(draw_masks(tinted, targets[t][None], WHITE, opacity=0))
     return images
 
 

@@ -19,29 +19,12 @@ IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SMALLEST, LARGEST, LONGEST = 16, 8192, 8  # pixels a side, and the long side over the short one
 RATE = Fraction(24)  # frames a second where nothing says
 # demuxers that open other files or addresses, or draw text: an upload must not name what is read
-UNSAFE = [
-    "adf",
-    "avs",
-    "bin",
-    "concat",
-    "dash",
-    "hds",
-    "hls",
-    "idf",
-    "image2",
-    "imf",
-    "lavfi",
-    "rtp",
-    "rtsp",
-    "sap",
-    "sdp",
-    "smoothstreaming",
-    "tty",
-    "webm_dash_manifest",
-    "xbin",
-]
+UNSAFE = {
+    *("adf", "avs", "bin", "concat", "dash", "hds", "hls", "idf", "image2", "imf", "lavfi", "rtp"),
+    *("rtsp", "sap", "sdp", "smoothstreaming", "tty", "webm_dash_manifest", "xbin"),
+}
 SAFE = {
-    "format_whitelist": ",".join(sorted(av.formats_available.difference(UNSAFE))),
+    "format_whitelist": ",".join(sorted(av.formats_available - UNSAFE)),
     "protocol_whitelist": "file",
 }
 
@@ -72,8 +55,8 @@ class Frames:
         for n, frame in enumerate(map(_load, self.images) if self.images else _decode(self.path)):
             if frame.shape != (size := size or frame.shape):
                 raise ValueError(
-                    f"{self.path}: frame {n} is {frame.shape[1]}x{frame.shape[0]} pixels, the first "
-                    f"{size[1]}x{size[0]}; all must be of one size"
+                    f"{self.path}: frame {n} is {frame.shape[1]}x{frame.shape[0]} pixels, not "
+                    f"{size[1]}x{size[0]} like the first; all must be of one size"
                 )
             yield frame
 
@@ -133,9 +116,8 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[Callable[[Pixels], None
 
         def add(frame: Pixels) -> None:
             if not still:
-                frame = np.pad(
-                    frame, [(0, side % 2) for side in frame.shape[:2]] + [(0, 0)], "edge"
-                )
+                more = [(0, side % 2) for side in frame.shape[:2]]
+                frame = np.pad(frame, [*more, (0, 0)], "edge")
             if not stream.codec_context.is_open:
                 stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
