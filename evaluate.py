@@ -245,9 +245,9 @@ def score(how: str, video: Video, tree: Tree, ranked: Mapping[str, Candidates]) 
 def row_of(video: Video, expression: Expression, target: Masks, **more: Any) -> Row:
     """A row, with the share of the frame that the object takes where it is to be seen."""
     areas = target.mean((1, 2))
-    named = {"expression": expression.id, "text": expression.text, "kind": expression.kind}
-    area = float(areas.sum() / max(np.count_nonzero(areas), 1))
-    return Row(**{"video": video.video_id, "area": area} | named | more)
+    named: dict[str, Any] = {"expression": expression.id, "text": expression.text}
+    named |= {"video": video.video_id, "kind": expression.kind}
+    return Row(area=float(areas.sum() / max(np.count_nonzero(areas), 1)), **named | more)
 
 
 def read_clip(tree: Tree, folder: str, video: Video) -> NDArray[np.uint8]:

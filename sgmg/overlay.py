@@ -12,7 +12,7 @@ Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 # distinguishable also with impaired colour vision (Okabe and Ito, 2008)
-PALETTE = (
+PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),
     (86, 180, 233),
     (0, 158, 115),

@@ -100,7 +100,9 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def inspection(rows: Sequence[Row]) -> list[str]:
     """The same by length of the expression, size of the object and presence of motion words."""
-    groups = {name: [] for name in (*LENGTHS.values(), *AREAS.values(), "motion word", "none")}
+    groups: dict[str, list[Row]] = {
+        name: [] for name in (*LENGTHS.values(), *AREAS.values(), "motion word", "none")
+    }
     for row in rows:
         for classes, value in ((LENGTHS, len(row.text.split())), (AREAS, row.area)):
             groups[next(name for limit, name in classes.items() if value <= limit)].append(row)

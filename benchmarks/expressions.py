@@ -1,0 +1,97 @@
+"""N expressions in one visual pass, against the published procedure: a full forward each.
+
+    python benchmarks/expressions.py [--sizes t b] [--frames 5] [--most 16]
+
+The published procedure computes the masks of all decoder layers and all queries; sampling is
+ours in both. Random weights, one run: the loop goes over the most expressions once, its time for
+fewer is that of the first ones; each shared pass follows the expressions it is compared with.
+"""
+
+import argparse
+import json
+import resource
+import time
+
+import torch
+
+from sgmg import SgMg, SgMgConfig, best_query, every_query
+from sgmg.text_encoder import train_tokenizer
+
+TEXTS = [
+    f"{size} {thing} on the {side}"
+    for size in ("a small", "the large")
+    for thing in ("dog", "cat", "red car", "person who is walking")
+    for side in ("left", "right")
+]
+ROBERTA = {
+    "model_type": "roberta",
+    **{"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12},
+    **{"num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514},
+    **{"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+}
+
+
+def build(size: str) -> SgMg:
+    """A network of published size with random weights that answer differently to each query."""
+    torch.manual_seed(0)
+    config = SgMgConfig(backbone=f"video_swin_{size}", text_model=None, text_config=ROBERTA)
+    model = SgMg(config, tokenizer=train_tokenizer(TEXTS)).eval()
+    with torch.no_grad():
+        for head in (*model.class_heads, *model.box_heads):
+            for parameter in head.parameters():
+                parameter.normal_(0, 0.05)
+    return model
+
+
+@torch.inference_mode()
+def measure(size: str, frames: int, most: int) -> dict[str, object]:
+    """Ratios by N, and the largest difference of logits."""
+    model = build(size)
+    clip = torch.randn(1, frames, 3, 192, 320)
+    padding = torch.zeros(1, 192, 320, dtype=torch.bool)
+    counts = [n for n in (1, 2, 4, 8, 16) if n <= most]
+    spent, loop, difference, equal = 0.0, [], 0.0, True
+    ratios = {}
+    model(clip, padding, TEXTS[:1], best_query)  # what is built on first use
+    for number in range(counts[-1]):
+        start = time.perf_counter()
+        output = model(clip, padding, [TEXTS[number]], every_query, every_layer=True)
+        spent += time.perf_counter() - start
+        best = best_query(output.queries)
+        loop.append(output.mask_logits[0, :, best[0]])
+        if number + 1 not in counts:
+            continue
+        start = time.perf_counter()
+        visual = model.look(clip, padding)
+        index = torch.zeros(number + 1, dtype=torch.long)
+        tokens = model.tokenize(TEXTS[: number + 1])
+        shared = model.refer(visual, tokens, best_query, index, every_layer=False).mask_logits
+        seconds = time.perf_counter() - start
+        difference = max(difference, float((shared - torch.stack(loop)).abs().max()))
+        equal &= torch.equal(shared > 0, torch.stack(loop) > 0)
+        ratios[str(number + 1)] = round(seconds / spent, 3)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"{size}  N {number + 1:2d}  loop {spent:7.2f} s  shared {seconds:7.2f} s  ratio "
+            f"{seconds / spent:.3f}  peak {peak:.2f} GiB",
+            flush=True,
+        )
+    return {"ratio": ratios, "max_abs_logit": difference, "masks_equal": equal}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", default=["t", "b"], choices=["t", "b"])
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--most", type=int, default=16)
+    settings = parser.parse_args()
+    found = {size: measure(size, settings.frames, settings.most) for size in settings.sizes}
+    result = {size: it["ratio"] for size, it in found.items()}
+    result["max_abs_logit"] = max(it["max_abs_logit"] for it in found.values())  # type: ignore[type-var]
+    result["masks_equal"] = all(it["masks_equal"] for it in found.values())
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
