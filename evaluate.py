@@ -66,8 +66,6 @@ class Settings:
     """Most pixels of the long side, at the cost of the short one; 640 where queries are ranked."""
     window: int | None = None
     """Frames seen at once; by default 36 for Ref-DAVIS17, as published, else whole videos."""
-    expressions_at_once: int = 8
-    """Expressions that share a step; memory grows with it."""
     sheet: int = 4
     """Expressions of each sort on the sheet: best, median, worst; 0 for none."""
     allow_partial: bool = False
@@ -134,7 +132,6 @@ def load_predictor(settings: Settings, how: str, device: Any) -> Predictor | Non
         short_side=settings.short_side,
         long_side=settings.long_side or {"ranked": 640}.get(how),
         window=settings.window or {"merged": 36}.get(how),
-        expressions_at_once=settings.expressions_at_once,
     )
 
 
@@ -151,7 +148,8 @@ def claim(settings: Settings, shard_set: ShardSet, predictor: Predictor | None) 
             f"{settings.out} holds results of another checkpoint, shard set or size; delete it, or "
             "name another --out"
         )
-    parts.mkdir(parents=True, exist_ok=True)
+    for folder in (parts, settings.out / TREE) if predictor else (parts,):
+        folder.mkdir(parents=True, exist_ok=True)
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         place.write_text(json.dumps(told), encoding="utf-8")
@@ -266,12 +264,13 @@ def score_clips(video: Video, tree: Tree) -> Iterator[Row]:
         return float(np.mean(j)), float(np.mean(f))
 
     for it in (it for it in video.expressions if it.objects):
-        predicted = read_clip(tree, f"{video.video_id}/{it.id}", video) > 0
+        folder = f"{video.video_id}/{it.id}"
+        predicted = read_clip(tree, folder, video) > 0
         j, f = j_and_f(predicted, targets[it.objects])
         others = [target for them, target in targets.items() if not {*them} & {*it.objects}]
         control = np.mean([j_and_f(predicted, other) for other in others]) if others else np.nan
         scores = {"j": j, "f": f, "control": float(control)}
-        yield row_of(video, it, targets[it.objects], scores=scores)
+        yield row_of(video, it, targets[it.objects], folder=folder, scores=scores)
 
 
 def score_merged(video: Video, tree: Tree) -> Iterator[Row]:
@@ -279,8 +278,9 @@ def score_merged(video: Video, tree: Tree) -> Iterator[Row]:
     objects = [name for name in video.objects if name != VOID]
     targets = np.stack([truth(video, [name]) for name in objects])
     for number, (folder, places) in enumerate(folders_of(video, "merged").items()):
-        others = f"anno_{number}/{video.video_id}"  # as the published scripts name it
-        labels = read_clip(tree, others if (tree / others).is_dir() else folder, video)
+        kind, other = folder.partition("/")[0], f"anno_{number}/{video.video_id}"
+        folder = other if (tree / other).is_dir() else folder  # as the published scripts name it
+        labels = read_clip(tree, folder, video)
         count = max(int(labels.max()), len(places))
         planes = np.stack([labels == k + 1 for k in range(count)])
         found = score_best_assignment(planes, targets, truth(video, [VOID]))
@@ -291,8 +291,8 @@ def score_merged(video: Video, tree: Tree) -> Iterator[Row]:
             scores = {"j": float(np.mean(j)), "f": float(np.mean(f))}
             for letter, stats in (("J", summarise(j)), ("F", summarise(f))):
                 scores |= {f"{letter} recall": stats.recall, f"{letter} decay": stats.decay}
-            kind = folder.partition("/")[0]
-            yield row_of(video, it, target, kind=kind, label=label + 1, scores=scores)
+            rest = {"kind": kind, "folder": folder, "label": label + 1, "scores": scores}
+            yield row_of(video, it, target, **rest)
 
 
 def score_ranked(video: Video, tree: Tree, ranked: Mapping[str, Candidates]) -> Iterator[Row]:
@@ -301,18 +301,19 @@ def score_ranked(video: Video, tree: Tree, ranked: Mapping[str, Candidates]) -> 
         for target, name in zip(truth(video, it.objects), annotated_names(video), strict=True):
             if not target.any():
                 continue
-            file, rest = f"{video.video_id}/{it.id}/{name}", {}
+            folder = f"{video.video_id}/{it.id}"
+            file, rest = f"{folder}/{name}", {"folder": folder, "frame": name[:-4]}
             if found := ranked.get(file):
                 coded = RankedMasks.encode(found.masks, found.scores, target)
                 (y1, *_, y2), (x1, *_, x2) = (np.flatnonzero(target.any(axis)) for axis in (1, 0))
                 box = [float(x1), float(y1), float(x2 + 1), float(y2 + 1)]
-                rest = {"boxes": found.boxes_xyxy_px.tolist(), "truth_box": box}
+                boxes = {"boxes": found.boxes_xyxy_px.tolist(), "truth_box": box}
             else:
                 mask = read_mask(tree, file, (video.height, video.width))[0] > 0
-                coded = RankedMasks.encode(mask[None], [1.0], target)
-            both, either = coded.best_overlap()
-            scores, rest = {"intersections": both, "unions": either}, rest | asdict(coded)
-            yield row_of(video, it, target[None], frame=name[:-4], scores=scores, ranked=rest)
+                coded, boxes = RankedMasks.encode(mask[None], [1.0], target), {}
+            scores = dict(zip(("intersections", "unions"), coded.best_overlap(), strict=True))
+            ranked_row = boxes | asdict(coded)
+            yield row_of(video, it, target[None], **rest, scores=scores, ranked=ranked_row)
 
 
 def report(settings: Settings, how: str, shard_set: ShardSet, parts: Path, tree: Tree) -> None:
@@ -337,7 +338,7 @@ def report(settings: Settings, how: str, shard_set: ShardSet, parts: Path, tree:
         some = {"best": ranked[:count], "median": ranked[middle:][:count], "worst": ranked[-count:]}
         videos = {row.video_id: number for number, row in enumerate(shard_set.videos)}
         chosen = [(sort, row) for sort, those in some.items() for row in those]
-        drawn = [draw_row(how, shard_set.video(videos[it.video]), it, tree) for _, it in chosen]
+        drawn = [draw_row(shard_set.video(videos[it.video]), it, tree) for _, it in chosen]
         titles = [
             f"{s} {100 * it.quality:.1f}: {it.video}, {it.text} {it.kind}" for s, it in chosen
         ]
@@ -346,21 +347,20 @@ def report(settings: Settings, how: str, shard_set: ShardSet, parts: Path, tree:
     print("\n".join(write_report(settings.out, rows)))
 
 
-def draw_row(how: str, video: Video, row: Row, tree: Tree) -> list[NDArray[np.uint8]]:
+def draw_row(video: Video, row: Row, tree: Tree) -> list[NDArray[np.uint8]]:
     """Up to six annotated frames with the mask of a row, the truth outlined in white."""
     annotated = [t for t, frame in enumerate(video.frames) if frame.masks is not None]
     objects = next((it.objects for it in video.expressions if it.id == row.expression), ())
     targets = dict(zip(annotated, truth(video, objects), strict=True))
     if row.frame:
         annotated = [t for t in annotated if video.frames[t].name == row.frame]
-    merged = how == "merged"
-    folder = f"{row.kind}/{video.video_id}" if merged else f"{video.video_id}/{row.expression}"
     chosen = annotated[:: math.ceil(len(annotated) / 6)]
     images = []
     for t, frame in zip(chosen, frames_of(video, chosen), strict=True):
-        name = f"{folder}/{video.frames[t].name}.png"
+        name = f"{row.folder}/{video.frames[t].name}.png"
         labels = read_mask(tree, name, (video.height, video.width))[0]
-        tinted = draw_masks(frame.permute(1, 2, 0).numpy(), (labels == (row.label or 255))[None])
+        mask = labels == row.label if row.label else labels > 0
+        tinted = draw_masks(frame.permute(1, 2, 0).numpy(), mask[None])
         images.append(draw_masks(tinted, targets[t][None], WHITE, opacity=0))
     return images
 

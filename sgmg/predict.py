@@ -37,7 +37,6 @@ def predict(
     window: int | None = 16,
     continuity: float = 0.3,
     short_side: int = 360,
-    expressions_at_once: int = 8,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
     """Segment what expressions name in a video, an image or a folder of frames.
@@ -53,20 +52,14 @@ def predict(
         window: frames looked at together; memory grows with it. None: the whole video.
         continuity: how much a window holds on to the object of the one before; 0 as published.
         short_side: frames are resized to this short side, in pixels.
-        expressions_at_once: expressions that share a step; memory grows with it.
         device: where the network runs.
     """
     frames = open_frames(source)
     check_expressions(text)
     if checkpoint is None:
         raise ValueError(WHERE + f"; {DEMO} is there: --checkpoint {DEMO}" * DEMO.is_dir())
-    predictor = Predictor.load(
-        *(checkpoint, device),
-        window=window,
-        continuity=continuity,
-        short_side=short_side,
-        expressions_at_once=expressions_at_once,
-    )
+    sizes = {"window": window, "short_side": short_side}
+    predictor = Predictor.load(checkpoint, device, continuity=continuity, **sizes)
     with tqdm(total=frames.count or None, unit="frame") as bar:
         overlay = segment(predictor, frames, text, out, progress=lambda _: bar.update())[0]
     print(f"overlay: {overlay}\nmasks: {masks_of(overlay)}")  # noqa: T201

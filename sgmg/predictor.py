@@ -57,10 +57,6 @@ class Window:
         """Masks at the size of the video, bool [E, t, H, W]."""
         return torch.stack([restore(logits, self.size) > 0 for logits in self.mask_logits])
 
-    def probabilities(self) -> Tensor:
-        """Probability of each pixel at the size of the video, [E, t, H, W]."""
-        return restore(self.mask_logits, self.size).sigmoid()
-
 
 @dataclass(frozen=True)
 class Prediction:

@@ -35,6 +35,7 @@ class Row:
         kind: Tag, such as the annotator.
         frame: Its name where single frames count.
         area: Share of the frame that the object takes, on average where it is to be seen.
+        folder: Of its masks.
         label: Value of its pixels in a label map, 0 where masks are binary.
         scores: `j`, `f` (0 to 1) and others, or `intersections` and `unions` in pixels.
         ranked: Fields of `RankedMasks`, `boxes` and `truth_box`, where candidates are ranked.
@@ -46,6 +47,7 @@ class Row:
     kind: str
     frame: str = ""
     area: float
+    folder: str
     label: int = 0
     scores: Mapping[str, float]
     ranked: Mapping[str, Any] = field(default_factory=dict, repr=False)

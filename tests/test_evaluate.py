@@ -314,6 +314,7 @@ def test_inspection_groups_by_words_and_size() -> None:
             expression="0",
             text=text,
             kind="",
+            folder="",
             area=area,
             scores={"j": j, "f": j, "control": float("nan")},
         )
