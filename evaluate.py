@@ -28,6 +28,7 @@ import tyro
 from accelerate import PartialState
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from sgmg.mask_files import TREE, Tree, open_tree, read_mask, write_mask, write_submission
@@ -281,7 +282,7 @@ def score_merged(video: Video, tree: Tree) -> Iterator[Row]:
         kind, other = folder.partition("/")[0], f"anno_{number}/{video.video_id}"
         folder = other if (tree / other).is_dir() else folder  # as the published scripts name it
         labels = read_clip(tree, folder, video)
-        count = max(int(labels.max()), len(places))
+        count = labels.max(initial=1, where=labels < int(VOID))
         planes = np.stack([labels == k + 1 for k in range(count)])
         found = score_best_assignment(planes, targets, truth(video, [VOID]))
         for name, target, j, f in zip(objects, targets, *found, strict=True):
@@ -305,8 +306,8 @@ def score_ranked(video: Video, tree: Tree, ranked: Mapping[str, Candidates]) -> 
             file, rest = f"{folder}/{name}", {"folder": folder, "frame": name[:-4]}
             if found := ranked.get(file):
                 coded = RankedMasks.encode(found.masks, found.scores, target)
-                (y1, *_, y2), (x1, *_, x2) = (np.flatnonzero(target.any(axis)) for axis in (1, 0))
-                box = [float(x1), float(y1), float(x2 + 1), float(y2 + 1)]
+                left, top, width, height = coco_mask.toBbox(coded.truth).tolist()
+                box = [left, top, left + width, top + height]
                 boxes = {"boxes": found.boxes_xyxy_px.tolist(), "truth_box": box}
             else:
                 mask = read_mask(tree, file, (video.height, video.width))[0] > 0

@@ -113,8 +113,9 @@ def sheet(
         for image in row:
             canvas.paste(image, (left, top + caption))
             left += image.width + gap
+    even = ImageFont.load_default_imagefont()  # every letter as wide, so that columns stand
     for n, note in enumerate(notes):
-        pen.text((gap, total + n * caption + 2), note, fill="black", font=font)
+        pen.text((gap, total + n * caption + 2), note, fill="black", font=even)
     return canvas
 
 
