@@ -168,6 +168,6 @@ def _decode(path: Path) -> Iterator[Pixels]:
 def _load(path: Path) -> Pixels:
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no readable image ({error}); give another file") from None

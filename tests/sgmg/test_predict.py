@@ -1,6 +1,7 @@
 """From a file to overlay, masks and codes; windows that hold on to their object."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,21 +140,24 @@ def test_continuity_weighs_overlap_with_the_window_before(predictor: Predictor) 
     coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(3))
     frames = (torch.nn.functional.interpolate(coarse, SIZE) * 255).to(torch.uint8)
     held = Predictor(predictor.model, short_side=144, window=2, continuity=5.0)
-    first, second = held.stream(frames, TEXTS)
-    inputs = [held._shrink(frame) for frame in frames[2:]]
-    batch, padding, _ = held._batch(inputs, torch.device("cpu"))
+    small = [held._shrink(frame) for frame in frames[2:]]
+    batch, padding, _ = held._batch(small, torch.device("cpu"))
     with torch.no_grad():
         output = held.model(
             batch.expand(2, *batch.shape[1:]), padding.expand(2, -1, -1), TEXTS, every_query
         )
-    scores = output.queries.class_logits.sigmoid().mean(1)
+    fit = output.queries.class_logits.sigmoid().mean(1)
     boxes = boxes_px(output.queries.boxes_cxcywh[:, 0], SIZE)
-    shared = overlaps(boxes, first.boxes_xyxy_px[:, -1:])[0]
-    rows = torch.arange(2)
-    want = (scores + 5 * first.scores[:, -1:] * shared).argmax(-1)
-    got = output.queries.class_logits[rows, :, want].sigmoid()
-    torch.testing.assert_close(second.scores, got, atol=1e-4, rtol=0)
-    free = list(Predictor(predictor.model, short_side=144, window=2).stream(frames, TEXTS))[1]
-    best = output.queries.class_logits[rows, :, scores.argmax(-1)].sigmoid()
-    torch.testing.assert_close(free.scores, best, atol=1e-4, rtol=0)
-    assert not torch.equal(want, scores.argmax(-1))  # else this test would show nothing
+    rows, other = torch.arange(2), fit.argmin(-1)
+    before = next(held.stream(frames[:2], TEXTS))
+    before = replace(before, boxes_xyxy_px=boxes[rows, other][:, None].expand(2, 2, 4))
+    got = held._answer(small, SIZE, TEXTS, before)
+    shared = overlaps(boxes, before.boxes_xyxy_px[:, -1:])[0]
+    want = (fit + 5 * before.scores[:, -1:] * shared).argmax(-1)
+    assert not torch.equal(want, fit.argmax(-1))  # else this test would show nothing
+    scores = output.queries.class_logits.sigmoid()
+    torch.testing.assert_close(got.scores, scores[rows, :, want], atol=1e-4, rtol=0)
+    assert got.start == 2
+    free = Predictor(predictor.model, short_side=144, window=2)
+    best = free._answer(small, SIZE, TEXTS, before).scores
+    torch.testing.assert_close(best, scores[rows, :, fit.argmax(-1)], atol=1e-4, rtol=0)
