@@ -71,12 +71,14 @@ def segment_upload(
     frames = open_frames(path)
     if frames.count > most_frames:
         raise ValueError(f"{path.name} has {frames.count} frames, at most {most_frames}: cut it")
+
+    def tell(number: int) -> None:
+        progress((number + 1, frames.count or most_frames))
+
     folder = Path(tempfile.mkdtemp(prefix="sgmg-"))
     try:
         overlay, scores = segment(
-            *(predictor, frames, texts, folder / "overlay.mp4"),
-            progress=lambda number: progress((number + 1, frames.count or most_frames)),
-            most_frames=most_frames,
+            predictor, frames, texts, folder / "overlay.mp4", progress=tell, most_frames=most_frames
         )
         shutil.make_archive(str(folder / "masks"), "zip", masks_of(overlay))
     except BaseException:

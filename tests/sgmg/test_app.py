@@ -1,6 +1,6 @@
 """The page, clicked through in a headless Chromium, and what its server must refuse.
 
-SGMG_SCREENSHOT names a file that takes a picture of the page.
+SGMG_SCREENSHOT names a file for a picture of the page; SGMG_PATIENCE is the seconds to wait.
 """
 
 import json
@@ -20,7 +20,7 @@ from sgmg.predictor import Predictor
 from tests.sgmg.test_video import write_sound, write_video
 from tests.sgmg.tiny import EXPRESSIONS, tiny_model
 
-PATIENCE = 60_000  # milliseconds
+PATIENCE = 1000 * int(os.environ.get("SGMG_PATIENCE", "60"))  # milliseconds
 
 
 @pytest.fixture(scope="module")

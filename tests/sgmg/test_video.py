@@ -24,7 +24,7 @@ FRAMES, SIZE = 12, (36, 52)
 
 def picture(number: int, height: int = SIZE[0], width: int = SIZE[1]) -> np.ndarray:
     """A frame whose grey level tells its number."""
-    return np.full((height, width, 3), 20 * number, np.uint8)
+    return np.full((height, width, 3), 20 * number % 256, np.uint8)
 
 
 def write_video(path: Path, size: tuple[int, int] = SIZE, frames: int = FRAMES) -> Path:
