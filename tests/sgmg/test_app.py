@@ -72,7 +72,7 @@ def test_a_visitor_segments_a_video(address: str, browser: Any, folder: Path) ->
         page.locator("#upload").get_by_text(name.partition(".")[0]).first.wait_for()
         page.locator("#segment").click()
         page.get_by_text(said).first.wait_for()
-        page.locator("#upload").get_by_label("Remove this file").first.click()
+        page.locator("#upload").get_by_label("Clear").first.click()
     page.locator("#upload input[type=file]").set_input_files(folder / "good.mp4")
     page.locator("#upload").get_by_text("good").first.wait_for()
     page.locator("#texts textarea").fill("\n".join(EXPRESSIONS[:2]))
