@@ -67,11 +67,12 @@ def test_a_visitor_segments_a_video(address: str, browser: Any, folder: Path) ->
     page.goto(address)
     page.locator("#segment").click()
     page.get_by_text("no video: upload one, or pick one").wait_for()
-    for name, said in (("sound.mp4", "holds no video"), ("long.mp4", "30 frames, at most 20")):
+    for name, said in (("sound.mp4", "sound.mp4 holds no video"), ("long.mp4", "at most 20")):
         page.locator("#upload input[type=file]").set_input_files(folder / name)
         page.locator("#upload").get_by_text(name.partition(".")[0]).first.wait_for()
         page.locator("#segment").click()
         page.get_by_text(said).first.wait_for()
+        assert page.get_by_text(tempfile.gettempdir()).count() == 0
         page.locator("#upload").get_by_label("Clear").first.click()
     page.locator("#upload input[type=file]").set_input_files(folder / "good.mp4")
     page.locator("#upload").get_by_text("good").first.wait_for()
