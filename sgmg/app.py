@@ -117,6 +117,8 @@ def build_page(predictor: Predictor, videos: Path | None, most_frames: int) -> A
         frames, overlay, texts, scores = made
         plot = pd.DataFrame(scores, columns=texts).rename_axis("frame").reset_index()
         plot = plot.melt("frame", var_name="expression", value_name="score")
+        colours = {t: f"rgb{colour}" for t, colour in zip(texts, PALETTE, strict=False)}
+        plot = gr.LinePlot(plot, color_map=colours)
         show = partial(frame_at, overlay, rate=frames.rate)
         slider = gr.Slider(0, max(len(scores) - 1, 1), 0, step=1)
         return show, show(0), slider, plot, [str(overlay), str(overlay.with_name("masks.zip"))]

@@ -103,12 +103,12 @@ def table(rows: Sequence[Row]) -> list[str]:
 def inspection(rows: Sequence[Row]) -> list[str]:
     """The same by length of the expression, size of the object and presence of motion words."""
     groups: dict[str, list[Row]] = {
-        name: [] for name in (*LENGTHS.values(), *AREAS.values(), "motion word", "none")
+        name: [] for name in (*LENGTHS.values(), *AREAS.values(), "motion word", "no motion word")
     }
     for row in rows:
         for classes, value in ((LENGTHS, len(row.text.split())), (AREAS, row.area)):
             groups[next(name for limit, name in classes.items() if value <= limit)].append(row)
-        groups["motion word" if MOTION.search(row.text) else "none"].append(row)
+        groups["motion word" if MOTION.search(row.text) else "no motion word"].append(row)
     return _lines({name: some for name, some in groups.items() if some})
 
 

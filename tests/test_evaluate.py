@@ -328,5 +328,5 @@ def test_inspection_groups_by_words_and_size() -> None:
     assert found["object below 2 % of the frame"] == ["1", "100.0"]
     assert found["object above 10 %"] == ["1", "0.0"]
     assert found["motion word"] == ["1", "100.0"]
-    assert found["none"] == ["1", "0.0"]
+    assert found["no motion word"] == ["1", "0.0"]
     assert averages(some)["J&F"] == 50
