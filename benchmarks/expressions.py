@@ -76,6 +76,8 @@ def measure(size: str, frames: int, most: int) -> dict[str, object]:
             f"{seconds / spent:.3f}  peak {peak:.2f} GiB",
             flush=True,
         )
+    scale = max(float(logits.abs().max()) for logits in loop)
+    print(f"{size}  logits up to {scale:.1f} differ by {difference:.1e}, masks equal: {equal}")
     return {"ratio": ratios, "max_abs_logit": difference, "masks_equal": equal}
 
 
