@@ -377,7 +377,7 @@ def _signed_distance(
     """
     if kind == "circle":
         return np.hypot(x, y) - np.float32(radius)
-    corners = np.float32(SHAPES[kind] * radius)
+    corners = (SHAPES[kind] * radius).astype(np.float32)
     distance = np.full(np.broadcast_shapes(x.shape, y.shape), np.inf, np.float32)
     inside = np.zeros(distance.shape, bool)
     for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
