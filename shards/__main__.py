@@ -188,10 +188,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     commands = {it.__name__: it for it in (verify, inspect, stats, preview, plan, bench)}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m shards", args=arguments)
+        said = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m shards", args=arguments
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if said is not None:
+        print(said)
     return 0
 
 

@@ -35,7 +35,7 @@ def plan(
     seed: int = 0,
     epoch: int = 0,
     steps: int = 4,
-) -> None:
+) -> str:
     """Tell what a rank will read: an epoch's total, and the clips of its first steps.
 
     Args:
@@ -62,7 +62,9 @@ def plan(
     )
     num_bytes = num_requests = clips = 0
     shards: Counter[str] = Counter()
-    print(f"{'step':>5s} {'position':>8s}  {'bytes':>9s}  {'requests':>8s}  video, frames, words")
+    lines = [
+        f"{'step':>5s} {'position':>8s}  {'bytes':>9s}  {'requests':>8s}  video, frames, words"
+    ]
     for start in range(0, len(source), batch_size):
         for position in order.rank_slots(start, batch_size, rank, world_size):
             choice = source.choice(epoch, position)
@@ -76,14 +78,15 @@ def plan(
             shards[manifest.shards[choice.row.shard].name] += 1
             if (step := start // batch_size) < steps:
                 what = f"{choice.row.key}  {choice.frames}  {choice.expression.text}"
-                print(f"{step:5d} {position:8d}  {received:9,d}  {requests:8d}  {what}")
+                lines.append(f"{step:5d} {position:8d}  {received:9,d}  {requests:8d}  {what}")
     index = sum(it.index_bytes for shard_set in sets for it in shard_set.manifest.shards)
-    print(
+    lines.append(
         f"epoch {epoch}, rank {rank} of {world_size}: {clips:,} clips in "
         f"{-(-len(source) // batch_size):,} steps, {num_bytes:,} bytes in {num_requests:,} "
         f"requests ({num_bytes // clips:,} and {num_requests / clips:.2f} a clip) and {index:,} "
         f"bytes of index, from {len(shards)} shards"
     )
+    return "\n".join(lines)
 
 
 def cost(shard_set: ShardSet, choice: Choice) -> tuple[int, int]:
@@ -101,7 +104,7 @@ def bench(
     threads: int = 2,
     seconds: float = 10.0,
     device: Literal["cpu", "mixed"] = "cpu",
-) -> None:
+) -> str:
     """Measure how fast sets give clips to one process, decoded and augmented as published.
 
     Args:
@@ -133,10 +136,10 @@ def bench(
         if not clips:
             raise ShardError(f"no batch came within {seconds} s; measure longer")
         rate, used = clips / wall, (time.process_time() - cpu) / clips
-        found = loader.stats()
-        print(
-            f"{rate:.1f} clips/s, {rate * num_frames:.1f} frames/s, {used * 1e3:.0f} CPU ms a clip"
+        found = {name.replace("_", " "): f"{value:,.4g}" for name, value in loader.stats().items()}
+        return (
+            f"{rate:.1f} clips/s, {rate * num_frames:.1f} frames/s, {used * 1e3:.0f} CPU ms/clip\n"
+            + ", ".join(f"{name} {value}" for name, value in found.items())
         )
-        print(", ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in found.items()))
     finally:
         loader.close()
