@@ -20,7 +20,7 @@ from shards.augment import Augmentation
 from shards.batch import Batch
 from shards.cache import ShardCache
 from shards.clips import ClipSampling
-from shards.dali import Collator, DecodeError, FrameDecoder
+from shards.dali import Collator, DecodeError, FrameDecoder, Team, work_alone
 from shards.index import ShardSet
 from shards.schema import ShardError
 from shards.source import MAX_ATTEMPTS, Clip, ClipSource
@@ -46,7 +46,7 @@ class ClipLoader:
         expressions: Most sentences of a clip: its item's own and, beyond the published one, others
             of its video. They share decoding and the visual pass, and tell each other apart.
         device: "cpu", or "mixed" to decode on the GPU.
-        threads: Of DALI.
+        threads: Of DALI, and of torch's work on frames behind it.
         pad_to: Frames are padded to multiples of this, in pixels.
         prefetch: Batches made ahead.
         block_shards: Shards of a set read at a time, see `order.epoch_order`; 0: no blocks.
@@ -112,8 +112,11 @@ class ClipLoader:
             epoch=0,
             position=0,
         )
-        self._decoder = FrameDecoder(device=device, threads=threads, max_frames=share * num_frames)
-        self._collate = Collator()
+        self._team = Team(threads if device == "cpu" else 1)
+        self._decoder = FrameDecoder(
+            device=device, threads=threads, max_frames=share * num_frames, team=self._team
+        )
+        self._collate = Collator(self._team)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
         self._producer: _Producer | None = None
         self._waited, self._worked = 0.0, 0.0
@@ -146,6 +149,7 @@ class ClipLoader:
         self._stop()
         self._readers.shutdown(cancel_futures=True)
         self._decoder.close()
+        self._team.close()
         if self._cache is not None:
             self._cache.close()
 
@@ -299,11 +303,7 @@ class _Producer:
         torch.set_num_threads(threads)  # the thread's own choice became the default of later ones
 
     def _run(self) -> None:
-        # An OpenMP team of this thread's own would make libgomp's other threads sleep instead of
-        # spin: training takes twice as long. Asking first makes torch set up this thread, which
-        # would undo the 1 later.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
+        work_alone()
         self._ready.set()
         try:
             for value in self._values:

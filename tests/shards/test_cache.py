@@ -84,7 +84,7 @@ def test_the_second_epoch_asks_for_no_remote_byte(server: ObjectServer, tmp_path
     other = ShardCache(tmp_path / "cache", 10**7)
     server.log.clear()
     read_all(again := ShardSet.open(f"{server.url}/toy", cache=other))
-    kept = [it for it in again.manifest.shards[1:]]
+    kept = list(again.manifest.shards[1:])
     assert not [it for it in server.log if it[1].endswith(tuple(s.name for s in kept)) and it[2]]
     other.close()
 
