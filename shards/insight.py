@@ -50,16 +50,7 @@ def plan(
         steps: Steps to list.
     """
     sets = [ShardSet.open(url, check_shards=False) for url in urls]
-    source = ClipSource(
-        sets,
-        weights=None,
-        num_frames=num_frames,
-        seed=seed,
-        sampling=SAMPLINGS[sampling],
-        augmentation=Augmentation.none(),
-        expressions=1,
-        block_shards=0,
-    )
+    source = _source(sets, sampling, num_frames, seed)
     num_bytes = num_requests = clips = 0
     shards: Counter[str] = Counter()
     lines = [
@@ -87,6 +78,19 @@ def plan(
         f"bytes of index, from {len(shards)} shards"
     )
     return "\n".join(lines)
+
+
+def _source(sets: list[ShardSet], sampling: Sampling, num_frames: int, seed: int) -> ClipSource:
+    return ClipSource(
+        sets,
+        weights=None,
+        num_frames=num_frames,
+        seed=seed,
+        sampling=SAMPLINGS[sampling],
+        augmentation=Augmentation.none(),
+        expressions=1,
+        block_shards=0,
+    )
 
 
 def cost(shard_set: ShardSet, choice: Choice) -> tuple[int, int]:

@@ -80,7 +80,7 @@ class ClipLoader:
         cache: ShardCache | None = None,
         max_damage: int = 100,
     ) -> None:
-        """Open the sets and list their items; threads start with the first iteration."""
+        """Open the sets and list their items; reading starts with the first iteration."""
         counts = [num_frames, batch_size, expressions, threads, pad_to, prefetch, len(sets)]
         if min(counts) < 1:
             raise ValueError(

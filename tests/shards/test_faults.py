@@ -30,7 +30,7 @@ from tests.shards.object_server import object_server
 from tests.shards.sample_videos import build_toy, files_of, toy_keys, toy_video
 from tests.shards.test_loader import clips_of
 
-REQUESTS = int(os.environ.get("SGMG_FAULT_REQUESTS", "250"))
+REQUESTS = int(os.environ.get("SGMG_FAULT_REQUESTS", "150"))
 
 
 @pytest.fixture
