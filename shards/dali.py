@@ -12,9 +12,9 @@ import collections
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,6 @@ from shards.record import Colour, Crop, Mirror, Record, image_region
 dali: Any = nvidia_dali  # its stubs lag behind its options
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-
-
-A = TypeVar("A")
 
 
 class DecodeError(RuntimeError):
@@ -94,30 +91,13 @@ def reshape(image: Tensor, record: Record) -> Tensor:
     return frame[0].permute(1, 2, 0)
 
 
-class Team:
-    """Threads for torch's work on frames, each with a torch of one thread.
-
-    Args:
-        threads: How many; 1: the caller's own.
-    """
-
-    def __init__(self, threads: int) -> None:
-        """Start all of them, so that torch's default for later threads stays what it is."""
-        self._pool: ThreadPoolExecutor | None = None
-        if threads > 1:
-            before, meet = torch.get_num_threads(), threading.Barrier(threads)
-            self._pool = ThreadPoolExecutor(threads, "shards-frames", initializer=work_alone)
-            list(self._pool.map(lambda _: meet.wait(), range(threads)))
-            torch.set_num_threads(before)
-
-    def map(self, work: Callable[..., A], *values: Iterable[Any]) -> Iterator[A]:
-        """`work` on the values of all rows, the results in order."""
-        return map(work, *values) if self._pool is None else self._pool.map(work, *values)
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+def make_team(threads: int) -> ThreadPoolExecutor:
+    """Threads for torch's work on frames, each with a torch of one thread, all started."""
+    before, meet = torch.get_num_threads(), threading.Barrier(threads)
+    team = ThreadPoolExecutor(threads, "shards-frames", initializer=work_alone)
+    list(team.map(lambda _: meet.wait(), range(threads)))
+    torch.set_num_threads(before)
+    return team
 
 
 def work_alone() -> None:
@@ -148,7 +128,7 @@ class FrameDecoder:
         device: Literal["cpu", "mixed"],
         threads: int,
         max_frames: int,
-        team: Team | None = None,
+        team: ThreadPoolExecutor | None = None,
         device_id: int | None = None,
     ) -> None:
         """Check; DALI starts with the first call."""
@@ -165,7 +145,7 @@ class FrameDecoder:
             "num_threads": threads,
             "device_id": device_id if device == "mixed" else None,
         }
-        self._device, self._team = device, team or Team(1)
+        self._device, self._map = device, team.map if team else map
         self._pipeline: Any = None
         self._output: Any = None  # owns the memory of the tensors handed out last
 
@@ -203,7 +183,7 @@ class FrameDecoder:
         if self._device == "mixed":
             return [torch.utils.dlpack.from_dlpack(self._output[i]) for i in range(len(records))]
         found = [torch.from_numpy(self._output.at(i)) for i in range(len(records))]
-        return list(self._team.map(reshape, found, records))
+        return list(self._map(reshape, found, records))
 
     def close(self) -> None:
         """Free DALI's threads and memory; the next call would start anew."""
@@ -239,9 +219,9 @@ class Collator:
     longer to hand out fresh pages than all the arithmetic here.
     """
 
-    def __init__(self, team: Team | None = None) -> None:
+    def __init__(self, team: ThreadPoolExecutor | None = None) -> None:
         """Start without memory; a team shares the frames."""
-        self._team = team or Team(1)
+        self._map = team.map if team else map
         self._free: collections.deque[npt.NDArray[np.float32]] = collections.deque()
 
     def __call__(
@@ -276,7 +256,7 @@ class Collator:
                 frame[channel].copy_(pixels[number][..., source])
             recolour(frame, colour).sub_(mean).mul_(scale)
 
-        collections.deque(self._team.map(fill, range(len(records) * num_frames)), maxlen=0)
+        collections.deque(self._map(fill, range(len(records) * num_frames)), maxlen=0)
         return frames
 
     def _take(self, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ from shards.augment import Augmentation
 from shards.batch import Batch
 from shards.cache import ShardCache
 from shards.clips import ClipSampling
-from shards.dali import Collator, DecodeError, FrameDecoder, Team, work_alone
+from shards.dali import Collator, DecodeError, FrameDecoder, make_team, work_alone
 from shards.index import ShardSet
 from shards.schema import ShardError
 from shards.source import MAX_ATTEMPTS, Clip, ClipSource
@@ -87,7 +87,7 @@ class ClipLoader:
                 "num_frames, batch_size, expressions, threads, pad_to, prefetch and the number of "
                 f"sets must be >= 1; got {counts}"
             )
-        share = len(order.rank_slots(0, batch_size, rank, world_size))
+        frames = num_frames * len(order.rank_slots(0, batch_size, rank, world_size))
         self.batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._num_frames, self._pad_to, self._prefetch = num_frames, pad_to, prefetch
         self._cache = cache
@@ -112,10 +112,9 @@ class ClipLoader:
             epoch=0,
             position=0,
         )
-        self._team = Team(threads if device == "cpu" else 1)
-        self._decoder = FrameDecoder(
-            device=device, threads=threads, max_frames=share * num_frames, team=self._team
-        )
+        self._team = make_team(threads) if device == "cpu" and threads > 1 else None
+        options: dict[str, Any] = {"threads": threads, "max_frames": frames, "team": self._team}
+        self._decoder = FrameDecoder(device=device, **options)
         self._collate = Collator(self._team)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
         self._producer: _Producer | None = None
@@ -149,7 +148,8 @@ class ClipLoader:
         self._stop()
         self._readers.shutdown(cancel_futures=True)
         self._decoder.close()
-        self._team.close()
+        if self._team is not None:
+            self._team.shutdown()
         if self._cache is not None:
             self._cache.close()
 
