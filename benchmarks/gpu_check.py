@@ -38,6 +38,7 @@ from sgmg.losses import Criterion, normaliser
 from sgmg.matcher import Matcher, Targets
 from sgmg.text_encoder import tiny_text_config, train_tokenizer
 from shards import ClipLoader
+from shards.augment import Augmentation
 
 CUDA = torch.cuda.is_available()
 TINY = {
@@ -46,17 +47,17 @@ TINY = {
 }  # fmt: skip
 
 
-def open_loader(folder: Path, device: Any, threads: int, batch: int = BATCH) -> ClipLoader:
-    """Clips as published, decoded on the CPU or, "mixed", on the GPU."""
+def open_loader(folder: Path, device: Any, threads: int, how: Augmentation) -> ClipLoader:
+    """Clips, decoded on the CPU or, "mixed", on the GPU."""
     return ClipLoader(
-        [str(folder)], num_frames=NUM_FRAMES, batch_size=batch, sampling=SAMPLING,
-        augmentation=AUGMENTATION, device=device, threads=threads,
+        [str(folder)], num_frames=NUM_FRAMES, batch_size=BATCH, sampling=SAMPLING,
+        augmentation=how, device=device, threads=threads,
     )  # fmt: skip
 
 
 def pixel_distance(folder: Path, threads: int) -> float:
     """Mean distance of the two graphs' frames in grey levels."""
-    pair = [open_loader(folder, device, threads) for device in ("cpu", "mixed")]
+    pair = [open_loader(folder, device, threads, AUGMENTATION) for device in ("cpu", "mixed")]
     off = [
         float((here.frames - there.frames.cpu()).abs().mean()) * 255 * 0.226
         for here, there in zip(*pair, strict=True)
@@ -122,7 +123,9 @@ def main() -> None:
     given = parser.parse_args()
     count, updates, epochs = (1, 1, 1) if given.small else (24, 50, 3)
     workers, threads = (1, 1) if given.small else (given.workers, given.threads)
-    size = (96, 160) if given.small else (480, 854)
+    size, how = ((480, 854), AUGMENTATION)
+    if given.small:
+        size, how = (64, 96), Augmentation.synthetic()
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, loose = Path(name) / "shards", Path(name) / "loose"
@@ -132,16 +135,16 @@ def main() -> None:
         for video in videos:
             write_loose_files(video, loose)
         plain = DataLoader(
-            LooseFiles(loose, [it.key for it in videos], size), batch_size=BATCH,
+            LooseFiles(loose, [it.key for it in videos], size, how), batch_size=BATCH,
             num_workers=workers, collate_fn=collate, persistent_workers=True,
         )  # fmt: skip
         rows[f"DataLoader, PIL, {workers}"] = throughput(plain, lambda b: b["frames"], epochs)
         del plain
         for device in ("cpu", "mixed") if CUDA else ("cpu",):
-            loader = open_loader(folder, device, threads)
+            loader = open_loader(folder, device, threads, how)
             rows[f"ClipLoader, {device}"] = throughput(loader, lambda b: b.frames, epochs)
             loader.close()
-        loader = open_loader(folder, "mixed" if CUDA else "cpu", threads)
+        loader = open_loader(folder, "mixed" if CUDA else "cpu", threads, how)
         rows["training"] = train(loader, updates, given.small)
         loader.close()
         if CUDA:

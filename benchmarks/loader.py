@@ -174,10 +174,14 @@ class LooseFiles(Dataset[PlainClip]):
     """A plain map-style data set: an item a start frame."""
 
     def __init__(
-        self, folder: Path, keys: Sequence[str], size: tuple[int, int] = (HEIGHT, WIDTH)
+        self,
+        folder: Path,
+        keys: Sequence[str],
+        size: tuple[int, int] = (HEIGHT, WIDTH),
+        augmentation: Augmentation = AUGMENTATION,
     ) -> None:
         """List the items."""
-        self._size = size
+        self._size, self._augmentation = size, augmentation
         starts = range(0, LENGTH, NUM_FRAMES)
         self._folder, self._items = folder, [(key, start) for key in keys for start in starts]
 
@@ -190,7 +194,7 @@ class LooseFiles(Dataset[PlainClip]):
         key, start = self._items[index]
         draws = Draws(0, 1, 0, index)
         chosen = clip_frames(SAMPLING, LENGTH, start, NUM_FRAMES, draws)
-        record = draw_augmentation(AUGMENTATION, self._size, NUM_FRAMES, draws)
+        record = draw_augmentation(self._augmentation, self._size, NUM_FRAMES, draws)
         names = [str(self._folder / f"{key}_{frame:05d}") for frame in chosen]
         images = [Image.open(f"{name}.jpg").convert("RGB") for name in names]
         masks = [np.asarray(Image.open(f"{name}.png")) == 1 for name in names]

@@ -58,7 +58,8 @@ class ShardCache:
         """Ranges of a shard, or None if it is not here."""
         try:
             with (self.folder / digest).open("rb", buffering=0) as file:
-                os.utime(file.fileno())
+                with contextlib.suppress(PermissionError):  # another user's
+                    os.utime(file.fileno())
                 parts = zip(starts, ends, strict=True)
                 return [os.pread(file.fileno(), end - start, start) for start, end in parts]
         except FileNotFoundError:
