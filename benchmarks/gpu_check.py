@@ -125,7 +125,7 @@ def main() -> None:
     workers, threads = (1, 1) if given.small else (given.workers, given.threads)
     size, how = ((480, 854), AUGMENTATION)
     if given.small:
-        size, how = (64, 96), Augmentation.synthetic()
+        size, how = (144, 192), Augmentation.synthetic()
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, loose = Path(name) / "shards", Path(name) / "loose"
