@@ -91,6 +91,12 @@ def answers(url: str) -> bool:
         return False
 
 
+def status(config: list[str]) -> bytes:
+    """What the monitor knows of the store: the gateway gives up if it starts before it."""
+    command = ["timeout", "20", "ceph", *config, "osd", "stat"]
+    return subprocess.run(command, capture_output=True).stdout
+
+
 @contextmanager
 def ceph(folder: Path) -> Iterator[str]:
     """Start; yields the endpoint of a user with the keys AK and SK. Raises NoCephError."""
@@ -124,6 +130,7 @@ def ceph(folder: Path) -> Iterator[str]:
         serve("ceph-mon", *config, "-i", "a", "-f")
         run("ceph-osd", *config, "-i", "0", "--mkfs")
         serve("ceph-osd", *config, "-i", "0", "-f")
+        wait_until(lambda: b"1 up" in status(config), "the store")
         serve("radosgw", *config, "-n", "client.rgw.a", "-f")
         endpoint = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(endpoint), "radosgw")

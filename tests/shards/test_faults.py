@@ -65,7 +65,7 @@ def test_a_real_server_holds_a_set(
     ceph_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"s3://{ceph_bucket}/sets/toy"
-    with pytest.raises(ShardError, match="no manifest.json"):
+    with pytest.raises(ShardError, match=r"no manifest\.json"):
         ShardSet.open(url)
     build_toy(url)
     build_toy(tmp_path)
