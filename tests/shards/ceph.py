@@ -128,6 +128,7 @@ def ceph(folder: Path) -> Iterator[str]:
         run("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", at, table)
         run("ceph-mon", *config, "--mkfs", "-i", "a", "--monmap", table, "--keyring", key)
         serve("ceph-mon", *config, "-i", "a", "-f")
+        wait_until(lambda: b"osds" in status(config), "the monitor")  # a store before it gives up
         run("ceph-osd", *config, "-i", "0", "--mkfs")
         serve("ceph-osd", *config, "-i", "0", "-f")
         wait_until(lambda: b"1 up" in status(config), "the store")
