@@ -59,26 +59,34 @@ class PlainClip:
     expression: str
 
 
-def make_video(key: str) -> Video:
+def make_video(key: str, height: int = HEIGHT, width: int = WIDTH, length: int = LENGTH) -> Video:
     """Moving texture with the spectrum of photographs, and one moving ellipse."""
     generator = np.random.default_rng(int(key[1:]))
-    shape = (HEIGHT + 64, WIDTH + 64)
+    shape = (height + 64, width + 64)
     waves = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])) ** 1.4
     waves[0, 0] = 1.0
     planes = [np.fft.irfft2(np.fft.rfft2(generator.normal(size=shape)) / waves) for _ in range(3)]
     texture = np.stack([128 + 45 * plane / plane.std() for plane in planes], -1)
-    y, x = np.ogrid[:HEIGHT, :WIDTH]
+    y, x = np.ogrid[:height, :width]
     frames = []
-    for t in range(LENGTH):
-        pixels = texture[t : t + HEIGHT, 2 * t : 2 * t + WIDTH].copy()
-        mask = ((y - 200 - 3 * t) / 90) ** 2 + ((x - 300 - 8 * t) / 120) ** 2 < 1
+    for t in range(length):
+        pixels = texture[t : t + height, 2 * t : 2 * t + width].copy()
+        row, column = height * (0.42 + 0.006 * t), width * (0.35 + 0.009 * t)
+        mask = ((y - row) / (0.19 * height)) ** 2 + ((x - column) / (0.14 * width)) ** 2 < 1
         pixels[mask] += 40
         image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
         file = io.BytesIO()
         image.save(file, "JPEG", quality=90)
         frames.append(Frame(f"{t:05d}", file.getvalue(), "jpg", {"1": encode_mask(mask)}))
     said = (Expression("0", TEXT, ("1",)),)
-    return Video(key, "bench", "train", key, HEIGHT, WIDTH, frames, {"1": ""}, said)
+    return Video(key, "bench", "train", key, height, width, frames, {"1": ""}, said)
+
+
+def build_videos(videos: Sequence[Video], url: str) -> None:
+    """A shard set of these."""
+    made = {video.key: video for video in videos}
+    plans = [Plan(key, sum(len(f.image) for f in video.frames)) for key, video in made.items()]
+    build_set(plans, made.__getitem__, url, dataset="bench", split="train", settings={})
 
 
 def write_loose_files(video: Video, folder: Path) -> None:
@@ -165,8 +173,15 @@ def collate(clips: Sequence[PlainClip]) -> dict[str, Any]:
 class LooseFiles(Dataset[PlainClip]):
     """A plain map-style data set: an item a start frame."""
 
-    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keys: Sequence[str],
+        size: tuple[int, int] = (HEIGHT, WIDTH),
+        augmentation: Augmentation = AUGMENTATION,
+    ) -> None:
         """List the items."""
+        self._size, self._augmentation = size, augmentation
         starts = range(0, LENGTH, NUM_FRAMES)
         self._folder, self._items = folder, [(key, start) for key in keys for start in starts]
 
@@ -179,7 +194,7 @@ class LooseFiles(Dataset[PlainClip]):
         key, start = self._items[index]
         draws = Draws(0, 1, 0, index)
         chosen = clip_frames(SAMPLING, LENGTH, start, NUM_FRAMES, draws)
-        record = draw_augmentation(AUGMENTATION, (HEIGHT, WIDTH), NUM_FRAMES, draws)
+        record = draw_augmentation(self._augmentation, self._size, NUM_FRAMES, draws)
         names = [str(self._folder / f"{key}_{frame:05d}") for frame in chosen]
         images = [Image.open(f"{name}.jpg").convert("RGB") for name in names]
         masks = [np.asarray(Image.open(f"{name}.png")) == 1 for name in names]
@@ -244,12 +259,12 @@ def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
     keys = [f"v{number:03d}" for number in range(videos)]
     loose, tars = folder / "loose", folder / "shards"
     loose.mkdir()
-    made = {key: make_video(key) for key in keys}
-    for video in made.values():
+    made = [make_video(key) for key in keys]
+    for video in made:
         write_loose_files(video, loose)
-    plans = [Plan(key, sum(len(frame.image) for frame in made[key].frames)) for key in keys]
-    build_set(plans, made.__getitem__, str(tars), dataset="bench", split="train", settings={})
-    print(f"{plans[0].num_bytes / LENGTH / 1000:.0f} kB a frame of {WIDTH}x{HEIGHT} pixels")
+    build_videos(made, str(tars))
+    size = np.mean([len(frame.image) for frame in made[0].frames])
+    print(f"{size / 1000:.0f} kB a frame of {WIDTH}x{HEIGHT} pixels")
     ours = ClipLoader(
         [str(tars)], num_frames=NUM_FRAMES, batch_size=BATCH, sampling=SAMPLING,
         augmentation=AUGMENTATION, threads=2,

@@ -6,6 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from shards.cache import ShardCache
 from shards.index import ShardSet, VideoRow
 from shards.manifest import Manifest
 from shards.schema import (
@@ -34,6 +35,7 @@ __all__ = [
     "Manifest",
     "Plan",
     "Rle",
+    "ShardCache",
     "ShardError",
     "ShardSet",
     "Video",

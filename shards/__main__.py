@@ -4,6 +4,8 @@ python -m shards verify URL [--full]
 python -m shards inspect URL [--key KEY]
 python -m shards stats URL [--plot FILE.png]
 python -m shards preview URL [--out FILE.png]
+python -m shards plan URL ... [--rank R --world-size W]
+python -m shards bench URL ...
 """
 
 from __future__ import annotations
@@ -182,12 +184,18 @@ def table(lines: Iterable[Sequence[str]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; 1 if the set is damaged or cannot be read."""
-    commands = {it.__name__: it for it in (verify, inspect, stats, preview)}
+    from shards.insight import bench, plan
+
+    commands = {it.__name__: it for it in (verify, inspect, stats, preview, plan, bench)}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m shards", args=arguments)
-    except ShardError as error:
+        said = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m shards", args=arguments
+        )
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if said is not None:
+        print(said)
     return 0
 
 

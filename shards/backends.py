@@ -5,16 +5,28 @@ Credentials come from the usual environment variables and profiles only.
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import os
-from collections.abc import Callable, Sequence
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 OBJECT_STORES = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss", "http", "https")
+Count = Callable[..., None]
+
+_PATIENCE = 120.0  # seconds that a failing range is asked for
+_SLOW = 1_000_000  # bytes a second that are not worth a second request
+_FINAL = re.compile(r"status code: 4(?!08|29)\d\d")
+_BEYOND = re.compile(r"object was only|status code: 416")
 
 
 class Backend(Protocol):
@@ -41,12 +53,18 @@ def local_folder(url: str) -> Path | None:
     return None if "://" in url else Path(url).expanduser().absolute()
 
 
-def connect(url: str, stall: float) -> Backend:
-    """The backend of an address; `stall` in seconds without a byte ends a request."""
+def connect(url: str, stall: float, count: Count) -> Backend:
+    """The backend of an address; `stall` in seconds without a byte ends a request.
+
+    Args:
+        url: Of a folder.
+        stall: Seconds.
+        count: Is told of `retries=1` and `hedges=1`.
+    """
     folder = local_folder(url)
     if folder is not None:
         return Folder(folder)
-    return ObjectStore(url, stall) if urlsplit(url).scheme in OBJECT_STORES else Fsspec(url)
+    return ObjectStore(url, stall, count) if urlsplit(url).scheme in OBJECT_STORES else Fsspec(url)
 
 
 class Folder:
@@ -77,13 +95,17 @@ class Folder:
 
 
 class ObjectStore:
-    """S3, GCS, Azure or plain HTTP through obstore, which retries by itself."""
+    """S3, GCS, Azure or plain HTTP through obstore.
 
-    def __init__(self, url: str, stall: float) -> None:
+    It retries whole files by itself. Ranges are retried here, where that can be counted, and a slow
+    one is raced by a second request.
+    """
+
+    def __init__(self, url: str, stall: float, count: Count) -> None:
         import obstore
         from obstore.store import from_url
 
-        self._obstore = obstore
+        self._obstore, self._hedge, self._count = obstore, stall / 4, count
         seconds = timedelta(seconds=stall)
         account = aws_profile() if urlsplit(url).scheme in ("s3", "s3a") else {}
         options: dict[str, Any] = {
@@ -102,9 +124,11 @@ class ObjectStore:
                 "base": 2,
             },
         }
-        self._store = from_url(
-            url, client_options=cast(Any, options), retry_config=cast(Any, retry), **account
-        )
+
+        def store(retry: Any) -> Any:
+            return from_url(url, client_options=cast(Any, options), retry_config=retry, **account)
+
+        self._store, self._once = store(retry), store(retry | {"max_retries": 0})
 
     def get(self, name: str) -> bytes:
         """A whole file."""
@@ -112,11 +136,49 @@ class ObjectStore:
 
     def ranges(self, name: str, starts: list[int], ends: list[int]) -> Sequence[Any]:
         """Bytes from each start to before each end, fetched at the same time."""
-        return self._found(
-            lambda: self._obstore.get_ranges(
-                self._store, name, starts=starts, ends=ends, coalesce=0
-            )
-        )
+
+        async def together() -> Sequence[Any]:
+            parts = zip(starts, ends, strict=True)
+            return await asyncio.gather(*(self._raced(name, *part) for part in parts))
+
+        return self._found(lambda: _finish(together()))
+
+    async def _raced(self, name: str, start: int, end: int) -> Any:
+        """One range, by whichever of at most two requests is first."""
+
+        def ask() -> asyncio.Task[Any]:
+            return asyncio.ensure_future(self._retried(name, start, end))
+
+        running = {ask()}
+        try:
+            patience = self._hedge + (end - start) / _SLOW
+            done, running = await asyncio.wait(running, timeout=patience)
+            if not done:
+                self._count(hedges=1)
+                running.add(ask())
+            while True:
+                for task in done:
+                    if not running or task.exception() is None:
+                        return task.result()
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _retried(self, name: str, start: int, end: int) -> Any:
+        """One range, asked for again after whatever may pass; empty behind the end of the file."""
+        errors, begin, pause = self._obstore.exceptions, time.monotonic(), 0.1
+        while True:
+            try:
+                return await self._obstore.get_range_async(self._once, name, start=start, end=end)
+            except errors.GenericError as error:
+                if _BEYOND.search(str(error)):
+                    return b""
+                if _FINAL.search(str(error)) or time.monotonic() - begin > _PATIENCE:
+                    raise
+            self._count(retries=1)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2.0, 2 * pause)
 
     def size(self, name: str) -> int:
         """A file's bytes."""
@@ -134,6 +196,19 @@ class ObjectStore:
             return ask()
         except self._obstore.exceptions.NotFoundError as error:
             raise FileNotFoundError(str(error)) from None
+
+
+def _finish(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine in this process's thread for requests."""
+    return asyncio.run_coroutine_threadsafe(work, _requests(os.getpid())).result()
+
+
+@cache
+def _requests(process: int) -> asyncio.AbstractEventLoop:
+    """An event loop in a thread of its own; a forked process gets another."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=f"requests-{process}", daemon=True).start()
+    return loop
 
 
 class Fsspec:

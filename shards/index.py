@@ -7,14 +7,17 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain, zip_longest
-from typing import Any, overload
+from itertools import zip_longest
+from typing import Any, cast, overload
 
 import google_crc32c
 
+from shards.cache import ShardCache
 from shards.columns import Columns, VideoRow
 from shards.manifest import Manifest, ShardRecord
+from shards.order import evaluation_share
 from shards.schema import (
+    DamageError,
     Frame,
     ShardError,
     Video,
@@ -23,11 +26,12 @@ from shards.schema import (
     image_suffix,
     masks_suffix,
 )
-from shards.storage import Storage
+from shards.storage import Span, Storage
 
 __all__ = ["ShardSet", "VideoRow", "open_stream"]
 
 _BLOCK = 1024
+_FETCHES = 3  # of an index that is damaged on its way
 _BESIDE = 4096  # bytes that header and padding may put between neighbours
 
 
@@ -86,7 +90,14 @@ class ShardSet:
         self.shard_of = columns.shard
 
     @classmethod
-    def open(cls, url: str, *, gap: int | None = None, check_shards: bool = True) -> ShardSet:
+    def open(
+        cls,
+        url: str,
+        *,
+        gap: int | None = None,
+        check_shards: bool = True,
+        cache: ShardCache | None = None,
+    ) -> ShardSet:
         """Open a set.
 
         Args:
@@ -95,6 +106,7 @@ class ShardSet:
                 less lies between them, and in a local folder only neighbours.
             check_shards: Ask for the size of each shard, so that a missing or shortened one is
                 found now.
+            cache: Where to keep whole shards of a remote set.
 
         Raises:
             ShardError: If there is no manifest, it is of another format version, or an index or a
@@ -106,11 +118,14 @@ class ShardSet:
         def load(shard: ShardRecord) -> bytes:
             if check_shards and (size := storage.size(shard.name)) != shard.bytes:
                 raise _damaged(storage, shard.name, f"{size} bytes, should be {shard.bytes}")
-            data = storage.get(shard.index)
-            if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-                raise _damaged(storage, shard.index, "not the index the manifest tells of")
-            return data
+            for _ in range(_FETCHES):
+                data = storage.get(shard.index)
+                if hashlib.sha256(data).hexdigest() == shard.index_sha256:
+                    return data
+            raise _damaged(storage, shard.index, "not the index the manifest tells of")
 
+        if cache is not None:
+            storage.use_cache(cache, {it.name: (it.sha256, it.bytes) for it in manifest.shards})
         with ThreadPoolExecutor(8) as pool:
             columns = Columns(list(pool.map(load, manifest.shards)))
         return cls(storage, manifest, columns, gap=gap)
@@ -131,9 +146,14 @@ class ShardSet:
             frames: Their positions, in any order; repeats are fetched once.
 
         Raises:
-            ShardError: If the shard is missing or cut short, or a member is damaged.
+            DamageError: If the shard is missing or a member is damaged; its part is the frame.
+            ShardError: If the place does not answer.
         """
         return self._read(self.videos[video], frames)
+
+    def share(self, rank: int, world_size: int) -> range:
+        """The videos that a process evaluates, by `order.evaluation_share` of their frames."""
+        return evaluation_share(self.num_frames.tolist(), rank, world_size)
 
     def video(self, video: int) -> Video:
         """A whole video, in one range."""
@@ -152,25 +172,37 @@ class ShardSet:
 
     def _read(self, row: VideoRow, frames: Sequence[int]) -> list[Frame]:
         wanted = sorted(set(frames))
-        spans = [row.spans(frame) for frame in wanted]
-        shard, gap = self.manifest.shards[row.shard].name, self._gap
-        if gap is None:
-            gap = _BESIDE if self.storage.local else _BESIDE + int(1.2 * row.images[1].mean())
+        spans, owners = self.spans(row, wanted)
+        shard = self.manifest.shards[row.shard].name
         try:
-            data = iter(self.storage.fetch(shard, list(chain(*spans)), gap))
-            made = {}
-            for frame in wanted:
-                image = next(data)
-                masks = (
-                    decode_masks(next(data), row.height, row.width)
-                    if row.annotated[frame]
-                    else None
-                )
-                extension: Any = row.extensions[frame]
-                made[frame] = Frame(row.frame_names[frame], image, extension, masks)
+            data = iter(self.storage.fetch(shard, spans, self.gap(row)))
+        except DamageError as error:
+            part = None if error.part is None else owners[error.part]
+            raise DamageError(f"video {row.key}: {error}", part) from None
         except ShardError as error:
             raise ShardError(f"video {row.key}: {error}") from None
+        made = {}
+        for frame in wanted:
+            name, extension, image = row.frame_names[frame], row.extensions[frame], next(data)
+            masks = None
+            if row.annotated[frame]:
+                try:
+                    masks = decode_masks(next(data), row.height, row.width)
+                except ShardError as error:
+                    raise DamageError(f"video {row.key}, frame {name}: {error}", frame) from None
+            made[frame] = Frame(name, image, cast(Any, extension), masks)
         return [made[frame] for frame in frames]
+
+    def spans(self, row: VideoRow, frames: Sequence[int]) -> tuple[list[Span], list[int]]:
+        """The members of some frames of a video, and which frame each belongs to."""
+        found = [(span, frame) for frame in frames for span in row.spans(frame)]
+        return [span for span, _ in found], [frame for _, frame in found]
+
+    def gap(self, row: VideoRow) -> int:
+        """Members of a video so many bytes apart, or fewer, come in one request."""
+        if self._gap is not None:
+            return self._gap
+        return _BESIDE if self.storage.local else _BESIDE + int(1.2 * row.images[1].mean())
 
     def sequential(self, shards: Sequence[int] | None = None) -> Iterator[Video]:
         """Whole videos in the order of the shards, through `webdataset.WebDataset`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,12 +18,12 @@ import torch
 from shards import order
 from shards.augment import Augmentation
 from shards.batch import Batch
+from shards.cache import ShardCache
 from shards.clips import ClipSampling
-from shards.dali import Collator, DecodeError, FrameDecoder
+from shards.dali import Collator, DecodeError, FrameDecoder, make_team, work_alone
 from shards.index import ShardSet
-from shards.record import Record
 from shards.schema import ShardError
-from shards.source import Clip, ClipSource
+from shards.source import MAX_ATTEMPTS, Clip, ClipSource
 
 Numbered = tuple[int, Batch]
 
@@ -45,10 +46,13 @@ class ClipLoader:
         expressions: Most sentences of a clip: its item's own and, beyond the published one, others
             of its video. They share decoding and the visual pass, and tell each other apart.
         device: "cpu", or "mixed" to decode on the GPU.
-        threads: Of DALI.
+        threads: Of DALI, and of torch's work on frames behind it.
         pad_to: Frames are padded to multiples of this, in pixels.
         prefetch: Batches made ahead.
         block_shards: Shards of a set read at a time, see `order.epoch_order`; 0: no blocks.
+        cache: Where to keep whole shards of remote sets; closed with the loader.
+        max_damage: Frames and shards that may be damaged, on this rank, before training ends; the
+            clips that need them are replaced by others of their set, on all ranks alike.
 
     Raises:
         ValueError: If settings do not fit one another.
@@ -73,18 +77,21 @@ class ClipLoader:
         pad_to: int = 32,
         prefetch: int = 2,
         block_shards: int = 0,
+        cache: ShardCache | None = None,
+        max_damage: int = 100,
     ) -> None:
-        """Open the sets and list their items; threads start with the first iteration."""
+        """Open the sets and list their items; reading starts with the first iteration."""
         counts = [num_frames, batch_size, expressions, threads, pad_to, prefetch, len(sets)]
         if min(counts) < 1:
             raise ValueError(
                 "num_frames, batch_size, expressions, threads, pad_to, prefetch and the number of "
                 f"sets must be >= 1; got {counts}"
             )
-        share = len(order.rank_slots(0, batch_size, rank, world_size))
+        frames = num_frames * len(order.rank_slots(0, batch_size, rank, world_size))
         self.batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._num_frames, self._pad_to, self._prefetch = num_frames, pad_to, prefetch
-        self.sets = [ShardSet.open(s) if isinstance(s, str) else s for s in sets]
+        self._cache = cache
+        self.sets = [ShardSet.open(s, cache=cache) if isinstance(s, str) else s for s in sets]
         self.source = ClipSource(
             self.sets,
             weights=weights,
@@ -94,6 +101,7 @@ class ClipLoader:
             augmentation=augmentation,
             expressions=expressions,
             block_shards=block_shards,
+            max_damage=max_damage,
         )
         shares = None if weights is None else tuple(map(float, weights))
         settings = repr((shares, num_frames, sampling, augmentation, expressions, block_shards))
@@ -104,10 +112,13 @@ class ClipLoader:
             epoch=0,
             position=0,
         )
-        self._decoder = FrameDecoder(device=device, threads=threads, max_frames=share * num_frames)
-        self._collate = Collator()
+        self._team = make_team(threads) if device == "cpu" and threads > 1 else None
+        options: dict[str, Any] = {"threads": threads, "max_frames": frames, "team": self._team}
+        self._decoder = FrameDecoder(device=device, **options)
+        self._collate = Collator(self._team)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
         self._producer: _Producer | None = None
+        self._waited, self._worked = 0.0, 0.0
 
     def __len__(self) -> int:
         """Steps of a whole epoch, equal on all ranks; the last step repeats clips to be full."""
@@ -137,6 +148,42 @@ class ClipLoader:
         self._stop()
         self._readers.shutdown(cancel_futures=True)
         self._decoder.close()
+        if self._team is not None:
+            self._team.shutdown()
+        if self._cache is not None:
+            self._cache.close()
+
+    def stats(self) -> dict[str, float]:
+        """What the loader has cost and met so far, on this rank; indexes count as well.
+
+        Returns:
+            `data_wait`: share of the time that training waited for a batch; `clips`: made, some
+            ahead of training; `bytes_per_clip` and `requests_per_clip`: from where the sets lie;
+            `cache_hits`: share of ranges that the cache had; `retries`, `hedges`: requests made
+            again after an error, or beside a slow one; `refetched`: members fetched again as they
+            came damaged; `quarantined`: damaged frames and shards; `replaced`: clips that needed
+            one.
+        """
+        clips, traffic = max(self.source.made, 1), [s.storage.traffic for s in self.sets]
+
+        def count(name: str) -> int:
+            return sum(getattr(it, name) for it in traffic)
+
+        requests, cached = count("requests"), count("cached")
+        return {
+            "data_wait": self._waited / max(self._waited + self._worked, 1e-9),
+            "clips": self.source.made,
+            "bytes_per_clip": count("bytes") / clips,
+            "requests_per_clip": requests / clips,
+            "cache_hits": cached / max(cached + requests, 1),
+            **{name: count(name) for name in ("retries", "hedges", "refetched")},
+            "quarantined": len(self.source.quarantine),
+            "replaced": self.source.quarantine.replaced,
+        }
+
+    def report(self) -> str:
+        """What was found damaged and put aside, a line each behind a summary."""
+        return self.source.quarantine.report()
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's batches of the rest of the epoch; the state moves with each."""
@@ -144,14 +191,19 @@ class ClipLoader:
         epoch = self._state.epoch
         batches = self._batches(epoch, self._state.position)
         self._producer = producer = _Producer(batches, self._prefetch)
+        mark = time.perf_counter()
         try:
             for position, batch in producer:
+                self._waited += time.perf_counter() - mark
                 after = position + self.batch_size
                 if after < len(self.source):
                     self._state = replace(self._state, epoch=epoch, position=after)
                 else:
                     self._state = replace(self._state, epoch=epoch + 1, position=0)
+                mark = time.perf_counter()
                 yield batch
+                self._worked += time.perf_counter() - mark
+                mark = time.perf_counter()
         finally:
             producer.stop()
 
@@ -171,8 +223,8 @@ class ClipLoader:
 
     def _assemble(self, clips: Sequence[Clip]) -> Batch:
         """Decode and collate the clips of one batch."""
+        clips, pixels = self._decode(clips)
         records = [clip.record for clip in clips]
-        pixels = self._decode(clips)
         frames = self._collate(pixels, records, self._num_frames, self._pad_to)
         height, width = frames.shape[-2:]
         padding = torch.ones(len(clips), height, width, dtype=torch.bool)
@@ -198,30 +250,35 @@ class ClipLoader:
             positions=[clip.position for clip in clips],
         ).to(frames.device)
 
-    def _decode(self, clips: Sequence[Clip]) -> list[torch.Tensor]:
-        """Decode all frames of a batch, or name the one that cannot be decoded."""
-        images = [image for clip in clips for image in clip.images]
-        records = [clip.record for clip in clips for _ in clip.images]
-        try:
-            return self._decoder.decode(images, records)
-        except DecodeError as error:
-            members = [member for clip in clips for member in clip.members]
-            raise self._blame(images, records, members, error) from None
-
-    def _blame(
-        self,
-        images: Sequence[bytes],
-        records: Sequence[Record],
-        members: Sequence[str],
-        failure: DecodeError,
-    ) -> ShardError:
-        """Try the images of a failed batch one by one."""
-        for image, record, member in zip(images, records, members, strict=True):
+    def _decode(self, clips: Sequence[Clip]) -> tuple[Sequence[Clip], list[torch.Tensor]]:
+        """Decode all frames of a batch; clips with broken images give way to others."""
+        for _ in range(MAX_ATTEMPTS):
+            images = [image for clip in clips for image in clip.images]
+            records = [clip.record for clip in clips for _ in clip.images]
             try:
-                self._decoder.decode([image], [record])
+                return clips, self._decoder.decode(images, records)
             except DecodeError as error:
-                return ShardError(f"{member}: the image does not decode ({error}); build it again")
-        return ShardError(f"DALI failed on a batch but on none of its images alone: {failure}")
+                failure = error
+            broken = [self._broken(clip) for clip in clips]
+            if not any(broken):
+                break
+            clips = [
+                self.source.clip(clip.epoch, clip.position) if bad else clip
+                for clip, bad in zip(clips, broken, strict=True)
+            ]
+        raise ShardError(f"DALI failed on a batch but on none of its images alone: {failure}")
+
+    def _broken(self, clip: Clip) -> bool:
+        """Put the images of a clip aside that do not decode; whether there are any."""
+        broken = False
+        for image, place, member in zip(clip.images, clip.places, clip.members, strict=True):
+            try:
+                self._decoder.decode([image], [clip.record])
+            except DecodeError as error:
+                reason = f"{member}: the image does not decode ({error}); build it again"
+                self.source.quarantine.add(place, reason)
+                broken = True
+        return broken
 
     def _stop(self) -> None:
         """End the thread that makes batches ahead."""
@@ -246,11 +303,7 @@ class _Producer:
         torch.set_num_threads(threads)  # the thread's own choice became the default of later ones
 
     def _run(self) -> None:
-        # An OpenMP team of this thread's own would make libgomp's other threads sleep instead of
-        # spin: training takes twice as long. Asking first makes torch set up this thread, which
-        # would undo the 1 later.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
+        work_alone()
         self._ready.set()
         try:
             for value in self._values:

@@ -13,10 +13,32 @@ from shards import order
 from shards.augment import Augmentation, draw_augmentation
 from shards.clips import ClipSampling, clip_frames, list_items
 from shards.index import ShardSet, VideoRow
+from shards.quarantine import Place, Quarantine
 from shards.record import Record, gather_maps, mask_box, mirror_words, transform_boxes
-from shards.schema import BoolArray, Expression, Frame, ShardError, decode_mask
+from shards.schema import BoolArray, DamageError, Expression, Frame, ShardError, decode_mask
 
 MAX_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a position is to show, before anything of it is read.
+
+    Attributes:
+        number: Of the set.
+        video: Its number in the set.
+        row: Of the index.
+        expression: Of the video.
+        anchor: The frame the clip is made around.
+        frames: T frame numbers.
+    """
+
+    number: int
+    video: int
+    row: VideoRow
+    expression: Expression
+    anchor: int
+    frames: list[int]
 
 
 @dataclass(frozen=True)
@@ -24,8 +46,10 @@ class Clip:
     """One clip before its frames are decoded.
 
     Attributes:
+        epoch: Counted from 0.
         position: In the epoch.
         key: Of the video.
+        places: Of each frame, for the quarantine.
         members: Where each frame lies, for messages.
         images: T encoded frames.
         record: What was drawn.
@@ -37,8 +61,10 @@ class Clip:
         anchor: Where in the clip the frame it was made around stands; -1 if it is not in it.
     """
 
+    epoch: int
     position: int
     key: str
+    places: tuple[Place, ...]
     members: tuple[str, ...]
     images: tuple[bytes, ...]
     record: Record
@@ -62,6 +88,11 @@ class ClipSource:
         augmentation: What may happen to them.
         expressions: Most sentences of a clip: the item's own and others of its video.
         block_shards: Shards of a set read at a time, see `order.epoch_order`.
+        max_damage: Frames and shards that may be damaged before `clip` raises.
+
+    Attributes:
+        made: Clips made so far.
+        quarantine: What was found damaged.
 
     Raises:
         ValueError: If the weights do not fit the sets.
@@ -79,6 +110,7 @@ class ClipSource:
         augmentation: Augmentation,
         expressions: int,
         block_shards: int,
+        max_damage: int = 0,
     ) -> None:
         """List all items."""
         self.sets, self.seed, self.num_frames = sets, seed, num_frames
@@ -94,6 +126,7 @@ class ClipSource:
         self._takes = order.quotas([len(items) for items in self.items], weights)
         self._kept: tuple[int, tuple[order.Ints, order.Ints]] | None = None
         self._lock = threading.Lock()
+        self.made, self.quarantine = 0, Quarantine(max_damage)
 
     def __len__(self) -> int:
         """Clips of an epoch."""
@@ -112,33 +145,54 @@ class ClipSource:
     def clip(self, epoch: int, position: int) -> Clip:
         """Make the clip of one position, a pure function of seed, settings and shards.
 
-        An item that shows nothing of its object gives way to another of its set, drawn from a
-        stream of this position. Positions behind the epoch's end repeat its first items.
+        An item that shows nothing of its object, or is damaged, gives way to another of its set,
+        drawn from a stream of this position. Positions behind the epoch's end repeat its first
+        items.
 
         Raises:
-            ShardError: If `MAX_ATTEMPTS` items show no object, or the data is broken.
+            ShardError: If `MAX_ATTEMPTS` items show no object, or too much is damaged.
         """
-        which, item = self.order(epoch)
-        number, row = int(which[position % len(self)]), int(item[position % len(self)])
         for attempt in range(MAX_ATTEMPTS):
-            if attempt:
-                draws = order.Draws(self.seed, order.REPLACEMENT, epoch, position, attempt)
-                row = draws.integer(0, len(self.items[number]) - 1)
-            clip = self._try_item(number, row, epoch, position, attempt)
+            number, item = self._item(epoch, position, attempt)
+            clip = self._try_item(number, item, epoch, position, attempt)
             if clip is not None:
+                with self._lock:
+                    self.made += 1
                 return clip
         raise ShardError(
-            f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object; "
-            "crop less, or check the masks"
+            f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
+            "damaged; crop less, or check the set"
         )
 
-    def _try_item(
+    def choice(self, epoch: int, position: int) -> Choice:
+        """What a position will show if nothing is damaged and no crop hides it; reads nothing.
+
+        Raises:
+            ShardError: If `MAX_ATTEMPTS` items show no object.
+        """
+        for attempt in range(MAX_ATTEMPTS):
+            number, item = self._item(epoch, position, attempt)
+            choice = self._choose(number, item, epoch, position, attempt)
+            if choice is not None:
+                return choice
+        raise ShardError(f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object")
+
+    def _item(self, epoch: int, position: int, attempt: int) -> tuple[int, int]:
+        """Set and item of a position; those of its replacements are drawn."""
+        which, item = self.order(epoch)
+        number, row = int(which[position % len(self)]), int(item[position % len(self)])
+        if attempt:
+            draws = order.Draws(self.seed, order.REPLACEMENT, epoch, position, attempt)
+            row = draws.integer(0, len(self.items[number]) - 1)
+        return number, row
+
+    def _choose(
         self, number: int, item: int, epoch: int, position: int, attempt: int
-    ) -> Clip | None:
-        """Draw and read one item; None if nothing of the object is to be seen."""
-        shard_set, items = self.sets[number], self.items[number]
+    ) -> Choice | None:
+        """Draw the frames of an item; None if none of them shows the object."""
+        items = self.items[number]
         video, anchor = int(items.video[item]), int(items.anchor[item])
-        row = shard_set.videos[video]
+        row = self.sets[number].videos[video]
         expression = row.expressions[int(items.expression[item])]
         draws = order.Draws(self.seed, order.CLIP, epoch, position, attempt)
         length = len(row.annotated)
@@ -146,16 +200,47 @@ class ClipSource:
         named = [row.visible[name] for name in expression.objects if name in row.visible]
         if not any(seen[chosen].any() for seen in named):
             return None
+        return Choice(number, video, row, expression, anchor, chosen)
+
+    def _try_item(
+        self, number: int, item: int, epoch: int, position: int, attempt: int
+    ) -> Clip | None:
+        """Draw and read one item; None if it is damaged or shows nothing of its object."""
+        choice = self._choose(number, item, epoch, position, attempt)
+        if choice is None:
+            return None
+        places = tuple((number, choice.video, frame) for frame in choice.frames)
+        shard = (number, -1, choice.row.shard)
+        if self.quarantine.holds((shard, *places)):
+            return None
         draws = order.Draws(self.seed, order.AUGMENTATION, epoch, position, attempt)
-        size = (row.height, row.width)
+        size = (choice.row.height, choice.row.width)
         record = draw_augmentation(self.augmentation, size, self.num_frames, draws)
-        frames = shard_set.read(video, chosen)
+        try:
+            return self._read(choice, places, record, (epoch, position, attempt))
+        except DamageError as error:
+            place = shard if error.part is None else (number, choice.video, error.part)
+            self.quarantine.add(place, str(error))
+            self.quarantine.holds([place])
+            return None
+
+    def _read(
+        self,
+        choice: Choice,
+        places: tuple[Place, ...],
+        record: Record,
+        at: tuple[int, int, int],
+    ) -> Clip | None:
+        """Read what was chosen; None if nothing of the object is left to be seen."""
+        shard_set, row, expression = self.sets[choice.number], choice.row, choice.expression
+        frames = shard_set.read(choice.video, choice.frames)
         where = tuple(
             f"{shard_set.url}, shard {row.shard}, video {row.key}, frame {frame.name}"
             for frame in frames
         )
+        size = (row.height, row.width)
         targets = []
-        for spoken in (expression, *self._companions(row, expression, (epoch, position, attempt))):
+        for spoken in (expression, *self._companions(row, expression, at)):
             sources = [
                 target_mask(frame, spoken.objects, size, name)
                 for frame, name in zip(frames, where, strict=True)
@@ -168,8 +253,10 @@ class ClipSource:
         rows, columns = gather_maps(record)
         texts, sources_of, boxes_of, visible_of = zip(*targets, strict=True)
         return Clip(
-            position=position,
+            epoch=at[0],
+            position=at[1],
             key=row.key,
+            places=places,
             members=where,
             images=tuple(frame.image for frame in frames),
             record=record,
@@ -180,16 +267,16 @@ class ClipSource:
             boxes_cxcywh=np.stack(boxes_of),
             visible=np.stack(visible_of),
             annotated=np.array([frame.masks is not None for frame in frames]),
-            anchor=chosen.index(anchor) if anchor in chosen else -1,
+            anchor=(choice.frames.index(choice.anchor) if choice.anchor in choice.frames else -1),
         )
 
     def _companions(
-        self, row: VideoRow, expression: Expression, where: tuple[int, int, int]
+        self, row: VideoRow, expression: Expression, at: tuple[int, int, int]
     ) -> list[Expression]:
         """Other expressions of the item's video, drawn without repeats, as many as are wanted."""
         others = [it for it in row.expressions if it is not expression]
         count = min(self._expressions - 1, len(others))
-        draws = order.Draws(self.seed, order.COMPANIONS, *where)
+        draws = order.Draws(self.seed, order.COMPANIONS, *at)
         return [others[i] for i in draws.sample(range(len(others)), count)] if count else []
 
     def _words(self, text: str, record: Record) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,12 @@ import google_crc32c
 import numpy as np
 
 from shards.backends import connect, local_folder
-from shards.schema import ShardError
+from shards.cache import ShardCache
+from shards.schema import DamageError, ShardError
 
 _STREAM_BLOCK = 8 * 1024 * 1024
+_REFETCHES = 2
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,24 @@ class Traffic:
         requests: Ranges and whole files asked for.
         bytes: Received.
         refetched: Members fetched again because their checksum was wrong.
+        retries: Requests made anew because the last one failed.
+        hedges: Second requests made because the first one was slow.
+        cached: Ranges that the cache had.
     """
 
     requests: int = 0
     bytes: int = 0
     refetched: int = 0
+    retries: int = 0
+    hedges: int = 0
+    cached: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def add(self, *, requests: int = 0, bytes: int = 0, refetched: int = 0) -> None:  # noqa: A002
+    def add(self, **more: int) -> None:
         """Count more of each; safe between threads."""
         with self._lock:
-            self.requests += requests
-            self.bytes += bytes
-            self.refetched += refetched
+            for name, count in more.items():
+                setattr(self, name, getattr(self, name) + count)
 
 
 class Storage:
@@ -64,16 +73,19 @@ class Storage:
 
     Args:
         url: Path or URL of the folder.
-        stall: Seconds without a byte after which a request is given up and made anew.
+        stall: Seconds without a byte after which a request is given up and made anew; a quarter of
+            it brings a second request that races the first.
     """
 
     def __init__(self, url: str, *, stall: float = 8.0) -> None:
         self.url = str(url).rstrip("/") or "/"
         self.traffic = Traffic()
         self._stall = stall
+        self._cache: ShardCache | None = None
+        self._entries: Mapping[str, tuple[str, int]] = {}
         self.local = local_folder(self.url)
         try:
-            self._backend = connect(self.url, stall)
+            self._backend = connect(self.url, stall, self.traffic.add)
         except Exception as error:  # noqa: BLE001  (each client has errors of its own)
             raise self._error("", error) from None
 
@@ -84,6 +96,16 @@ class Storage:
     def __str__(self) -> str:
         """The address without what might be secret in it."""
         return self.url if self.local else _redact(self.url)
+
+    def use_cache(self, cache: ShardCache, shards: Mapping[str, tuple[str, int]]) -> None:
+        """Keep whole shards near; a local folder needs no cache.
+
+        Args:
+            cache: Where.
+            shards: SHA-256 and bytes of each shard, by its name.
+        """
+        if self.local is None:
+            self._cache, self._entries = cache, shards
 
     def get(self, name: str) -> bytes:
         """A whole file.
@@ -111,7 +133,7 @@ class Storage:
         return True
 
     def fetch(self, name: str, spans: Sequence[Span], gap: int) -> list[bytes]:
-        """Members of a shard, each checked; one that is wrong is fetched once more.
+        """Members of a shard, each checked; one that is wrong is fetched twice more.
 
         Args:
             name: The shard.
@@ -119,34 +141,66 @@ class Storage:
             gap: Members so many bytes apart, or fewer, come in one request.
 
         Raises:
-            ShardError: If the shard is missing or cut short, or a member is wrong twice.
+            DamageError: If the shard is missing, or a member is cut short or wrong each time.
+            ShardError: If the place does not answer.
         """
         members = self._ranges(name, spans, gap)
-        for index, (span, data) in enumerate(zip(spans, members, strict=True)):
-            if google_crc32c.value(data) == span.crc32c:
-                continue
-            self.traffic.add(refetched=1)
-            (members[index],) = self._ranges(name, [span], 0)
-            if google_crc32c.value(members[index]) != span.crc32c:
-                raise ShardError(
-                    f"{self}/{name}: the {span.size} bytes at {span.offset} have a wrong checksum, "
-                    f"twice; copy the shard again or build it again"
+        for index, span in enumerate(spans):
+            for left in reversed(range(_REFETCHES + 1)):
+                if google_crc32c.value(members[index]) == span.crc32c:
+                    break
+                short = len(members[index]) < span.size
+                what = f"{self}/{name}: " + (
+                    "cut short"
+                    if short
+                    else f"the {span.size} bytes at {span.offset} have a wrong checksum"
                 )
+                if not left:
+                    raise DamageError(f"{what}; copy the shard again or build it again", index)
+                _log.warning("%s; fetching them again", what)
+                self.traffic.add(refetched=1)
+                self._forget(name)
+                (members[index],) = self._ranges(name, [span], 0)
         return members
 
     def _ranges(self, name: str, spans: Sequence[Span], gap: int) -> list[bytes]:
+        """Members, unchecked; shorter than asked for where the file ends."""
         starts, ends, home = coalesce(spans, gap)
-        with self._errors(name):
-            chunks = self._backend.ranges(name, starts, ends)
-        self.traffic.add(requests=len(chunks), bytes=sum(map(len, chunks)))
+        chunks = self._cached(name, starts, ends)
+        if chunks is None:
+            with self._errors(name):
+                chunks = self._backend.ranges(name, starts, ends)
+            self.traffic.add(requests=len(chunks), bytes=sum(map(len, chunks)))
         views = [memoryview(chunk) for chunk in chunks]
-        if any(len(it) != end - start for it, start, end in zip(views, starts, ends, strict=True)):
-            raise ShardError(f"{self}/{name}: cut short; copy the shard again or build it again")
         at = [span.offset - starts[chunk] for span, chunk in zip(spans, home, strict=True)]
         return [
             bytes(views[chunk][first : first + span.size])
             for span, chunk, first in zip(spans, home, at, strict=True)
         ]
+
+    def _cached(self, name: str, starts: list[int], ends: list[int]) -> Sequence[Any] | None:
+        """Ranges of a shard that the cache holds; if it does not, it may from now on."""
+        if self._cache is None or name not in self._entries:
+            return None
+        digest, size = self._entries[name]
+        chunks = self._cache.read(digest, starts, ends)
+        if chunks is None:
+            self._cache.want(digest, size, partial(self._whole, name, size))
+        else:
+            self.traffic.add(cached=len(chunks))
+        return chunks
+
+    def _forget(self, name: str) -> None:
+        if self._cache is not None and name in self._entries:
+            self._cache.drop(self._entries[name][0])
+
+    def _whole(self, name: str, size: int) -> Iterator[bytes]:
+        """A file in blocks, past the cache."""
+        for start in range(0, size, _STREAM_BLOCK):
+            with self._errors(name):
+                (block,) = self._backend.ranges(name, [start], [min(start + _STREAM_BLOCK, size)])
+            self.traffic.add(requests=1, bytes=len(block))
+            yield bytes(block)
 
     def stream(self, name: str) -> BinaryIO:
         """A file to read from start to end; a remote one comes in blocks, each with its retries."""
@@ -201,7 +255,7 @@ class Storage:
     def _error(self, name: str, error: Exception) -> ShardError:
         where = f"{self}/{name}" if name else str(self)
         if isinstance(error, FileNotFoundError):
-            return ShardError(
+            return DamageError(
                 f"{where}: no such file; check the address, or build the shards again"
             )
         reason = _redact(str(error).strip().splitlines()[0] if str(error) else type(error).__name__)

@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -6,7 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from shards import ClipLoader
 from shards.__main__ import main
+from shards.augment import Augmentation
+from shards.clips import ClipSampling
 from shards.index import ShardSet
 from tests.shards.sample_videos import build_toy, toy_keys
 
@@ -28,6 +32,30 @@ def test_a_whole_set_is_called_whole(built: Path, capsys: pytest.CaptureFixture[
     assert "whole, 4 shards, 9 videos (sizes and indexes" in capsys.readouterr().out
     assert main(["verify", str(built), "--full"]) == 0
     assert "every byte checked" in capsys.readouterr().out
+
+
+def test_a_plan_tells_what_a_loader_reads(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(built), "--num-frames", "2", "--steps", "1000"]) == 0
+    *lines, total = capsys.readouterr().out.strip().splitlines()[1:]
+    settings = {"num_frames": 2, "batch_size": 2, "sampling": ClipSampling.youtube_vos()}
+    loader = ClipLoader([str(built)], augmentation=Augmentation.none(), **settings)
+    keys = [key for batch in loader for key in batch.keys][: len(loader.source)]
+    traffic = loader.sets[0].storage.traffic
+    loader.close()
+    assert [line.split()[4] for line in lines][: len(keys)] == keys
+    told = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+(?= bytes)", total)]
+    manifest = (built / "manifest.json").stat().st_size
+    assert sum(told) == traffic.bytes - manifest
+    assert main(["plan", str(built), "--batch-size", "3", "--world-size", "2"]) == 1
+    assert "cannot be shared by 2" in capsys.readouterr().err
+
+
+def test_a_bench_tells_how_fast_a_set_is(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--sampling", "synthetic", "--seconds", "0.2", "--num-frames", "2"]
+    assert main(["bench", str(built), *options]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"[\d.]+ clips/s, [\d.]+ frames/s, \d+ CPU ms/clip", said)
+    assert "requests per clip" in said
 
 
 def test_full_verification_names_every_damaged_shard(

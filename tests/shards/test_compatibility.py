@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webdataset
@@ -63,6 +65,16 @@ def test_webdataset_reads_our_addresses(built: Path) -> None:
     shards.index.register_scheme()
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert sorted(sample["__key__"] for sample in samples) == toy_keys()
+
+
+def test_the_documented_pipeline_gives_whole_videos(built: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "shard_format.md").read_text()
+    (code,) = re.findall(r"```python\n(import webdataset\n.*?)```", text, re.DOTALL)
+    assert "s3://bucket/set" in code
+    found: dict[str, Any] = {}
+    code = code.replace("s3://bucket/set", str(built)) + "    seen.append(video)\n"
+    exec("seen = []\n" + code, found)
+    assert {video.key: video for video in found["seen"]} == {k: toy_video(k) for k in toy_keys()}
 
 
 def test_webdataset_decodes_images_and_json(built: Path) -> None:

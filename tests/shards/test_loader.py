@@ -272,10 +272,25 @@ class Broken(ShardSet):
 
 
 def test_a_broken_image_is_named(toy: str, loaders: Any) -> None:
-    loader = loaders([Broken.open(toy)])
-    named = r"shard \d+, video toy-04, frame 00010: the image does not decode"
+    loader = loaders([Broken.open(toy)], max_damage=0)
+    named = r"more than 0 .*shard \d+, video toy-04, frame 00010: the image does not decode"
     with pytest.raises(ShardError, match=named):
         list(itertools.chain.from_iterable(loader for _ in range(5)))
+
+
+def test_broken_images_are_replaced_alike_on_all_ranks(toy: str, loaders: Any) -> None:
+    healthy, alone = clips_of(list(loaders([toy]))), loaders([Broken.open(toy)])
+    delivered = clips_of(list(alone))
+    replaced = {p for p, clip in delivered.items() if clip != healthy[p]}
+    assert replaced
+    assert {healthy[p][0] for p in replaced} == {"toy-04"}
+    found = alone.stats()
+    assert (found["quarantined"], found["replaced"] >= len(replaced)) == (1, True)
+    head, reason = alone.report().splitlines()
+    assert head.startswith("1 damaged frames or shards, ")
+    assert "video toy-04, frame 00010: the image does not decode" in reason
+    pair = [loaders([Broken.open(toy)], rank=rank, world_size=2) for rank in (0, 1)]
+    assert clips_of([batch for rank in pair for batch in rank]) == delivered
 
 
 def test_an_object_that_no_crop_shows_ends_training(toy: str, loaders: Any) -> None:
