@@ -55,7 +55,7 @@ class Data:
     batch_size: int = 2
     """Clips of one update over all processes."""
     expressions: int = 1
-    """Most sentences of a clip; more than one, as published, teach a small model to choose."""
+    """Most sentences of a clip (published: 1); two teach a small model to choose."""
     decoder: Literal["cpu", "mixed"] = "cpu"
     """Where DALI decodes; `mixed` needs a GPU."""
     threads: int = 2
