@@ -127,7 +127,7 @@ TINY = SgMgConfig(
 )
 TINY_DATA = Data(style="synthetic", num_frames=2, batch_size=4, expressions=2, threads=1)
 TINY_OPTIM = Optim(  # a slow backbone: its first, random features still tell colours apart
-    lr=2e-3, backbone_lr=2e-4, text_lr=2e-3, clip_norm=1.0, warmup=100, reference_batch=4
+    lr=1e-3, backbone_lr=2e-4, text_lr=1e-3, clip_norm=1.0, warmup=100, reference_batch=4
 )
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (

@@ -1,9 +1,12 @@
-"""A small convolutional video backbone that sees motion: local correlation of neighbouring frames.
+"""A small convolutional video backbone that sees motion and place.
 
 SgMg mixes frames only in its backbone. Video Swin does so by attention, which takes long schedules
 to learn; this network compares each location with a window around it in the previous and the next
 frame (a cost volume, as in optical-flow networks), so a model of demo size learns on a CPU which
-way things move. Paper: none; the correlation layer is that of FlowNet (Dosovitskiy et al., 2015).
+way things move; coordinates beside them tell it where. Both start about as strong as colour in the
+features of an object: what varies little there is learnt only when all the rest is. Paper: none;
+the correlation layer is that of FlowNet (Dosovitskiy et al., 2015), the coordinates are those of
+CoordConv (Liu et al., 2018).
 """
 
 import itertools
@@ -13,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+MOTION_GAIN = 4.0  # on the usual first weights
+PLACE_DEVIATION = 0.8  # of the first weights
 
 
 class ResidualStage(nn.Module):
@@ -64,11 +70,10 @@ class NeighbourCorrelation(nn.Module):
         offsets = torch.arange(-radius, radius + 1) / radius
         grid = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij")).reshape(2, window)
         self.register_buffer("displacement", grid, persistent=False)
-        self.mix = nn.Sequential(
-            nn.Conv2d(window + 2, channels, 1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
+        add = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            add.weight.mul_(MOTION_GAIN)
+        self.mix = nn.Sequential(nn.Conv2d(window + 2, channels, 1), nn.ReLU(), add)
 
     def _compare(self, x: Tensor, other: Tensor) -> Tensor:
         """Cosine similarity of [N, C, h, w] to the window around each cell of `other`, [N,k,p]."""
@@ -128,7 +133,7 @@ class NeighbourCorrelation(nn.Module):
 
 
 class MotionConvNet(nn.Module):
-    """Four stages at strides 4, 8, 16, 32 with neighbour correlation at stride 8."""
+    """Four stages at strides 4, 8, 16, 32 with motion and place added at stride 8."""
 
     def __init__(self, *, channels: Sequence[int] = (24, 48, 64, 96), radius: int = 4) -> None:
         """Build the network.
@@ -148,6 +153,8 @@ class MotionConvNet(nn.Module):
         widths = (first, *channels)
         self.stages = nn.ModuleList(ResidualStage(a, b) for a, b in itertools.pairwise(widths))
         self.motion = NeighbourCorrelation(channels[1], radius=radius)
+        self.place = nn.Conv2d(2, channels[1], 1)
+        nn.init.normal_(self.place.weight, std=PLACE_DEVIATION)
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """Compute the features of every frame.
@@ -164,6 +171,12 @@ class MotionConvNet(nn.Module):
         for level, stage in enumerate(self.stages):
             x = stage(x)
             if level == 1:
-                x = self.motion(x, num_frames)
+                x = self.motion(x, num_frames) + self.place(coordinates(x))
             maps.append(x)
         return maps
+
+
+def coordinates(x: Tensor) -> Tensor:
+    """Rows and columns of the cells of a map [N, C, h, w], from -1 to 1: [1, 2, h, w]."""
+    rows, columns = (torch.linspace(-1, 1, side, device=x.device) for side in x.shape[-2:])
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
