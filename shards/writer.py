@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import tarfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -35,8 +36,13 @@ from shards.workers import Progress, in_processes, in_turn
 _BLOCK = 512
 _PIECE = 1 << 20
 _UPLOAD_STALL = 120.0
+_ATTEMPTS = 3
 
 Read = Callable[[str], Video]
+
+
+class VideoError(ShardError):
+    """A video cannot be read or breaks the format: trying again does not help."""
 
 
 @dataclass(frozen=True)
@@ -203,23 +209,38 @@ def build_shard(task: ShardTask, tick: Progress | None = None) -> ShardRecord:
         ShardError: If a video cannot be read or breaks the format, or the output cannot be written.
     """
     storage = Storage(task.out, stall=_UPLOAD_STALL)
-    tick = tick or (lambda num_bytes, num_videos: None)
     if kept := _finished(storage, task):
-        tick(sum(plan.num_bytes for plan in task.plans), len(task.plans))
+        if tick:
+            tick(sum(plan.num_bytes for plan in task.plans), len(task.plans))
         return kept
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return _write_shard(storage, task, tick)
+        except VideoError:
+            raise
+        except ShardError:
+            if storage.local is not None:
+                raise
+        time.sleep(2**attempt)  # remote storage has bad moments
+        tick = None
+    return _write_shard(storage, task, tick)
+
+
+def _write_shard(storage: Storage, task: ShardTask, tick: Progress | None) -> ShardRecord:
     index, skipped = IndexWriter(), []
     try:
         with storage.new_file(task.name) as file, ShardTar(file) as tar:
             for plan in task.plans:
                 try:
                     video, members = _read(task.read, plan.key)
-                except ShardError as error:
+                except VideoError as error:
                     if task.on_error == "stop":
                         raise
                     skipped.append(Skipped(plan.key, str(error)))
                 else:
                     index.add(video, tar.write(video.key, members))
-                tick(plan.num_bytes, 1)
+                if tick:
+                    tick(plan.num_bytes, 1)
     except OSError as error:
         raise ShardError(
             f"{storage}/{task.name}: cannot be written ({error.strerror or error}); make room and "
@@ -229,7 +250,7 @@ def build_shard(task: ShardTask, tick: Progress | None = None) -> ShardRecord:
 
 
 def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
-    """A video with its frames in memory, and its members; what is wrong with it is a ShardError."""
+    """A video with its frames in memory, and its members; what is wrong with it is a VideoError."""
     try:
         video = prepare_video(read(key))
         if video.key != key:
@@ -237,7 +258,7 @@ def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
         return video, list(encode_video(video))
     except (OSError, ValueError) as error:
         named = "" if f"{key!r}" in str(error) else f"video {key!r}: "
-        raise ShardError(f"{named}{error}") from error
+        raise VideoError(f"{named}{error}") from error
 
 
 class ShardTar:
