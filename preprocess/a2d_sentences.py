@@ -22,9 +22,8 @@ from preprocess.source import (
     expression,
     file_size,
     first_folder,
-    read_bytes,
-    read_json,
     read_rows,
+    read_text,
 )
 from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
 from shards.writer import Plan
@@ -99,7 +98,7 @@ def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Sou
         "A2D-Sentences", root / "text_annotations", root / "a2d_sentences/text_annotations"
     ).parent
     wanted, num_videos = _videos_of(base / "Release/videoset.csv", split)
-    missed = set(read_bytes(base / "text_annotations/a2d_missed_videos.txt").decode().split())
+    missed = set(read_text(base / "text_annotations/a2d_missed_videos.txt").split())
     table = base / "text_annotations/a2d_annotation.txt"
     rows = read_rows(table, "video_id,instance_id,query")
     copies = [row for row in rows if row[1] == COPY]
@@ -125,7 +124,7 @@ def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Sou
         read=reader.read,
         num_expressions=sum(map(len, said.values())),
         published=PUBLISHED[split],
-        notes=(*notes, *_compare(base, split, said)),
+        notes=tuple(notes),
         lists=(
             ("rows in videoset.csv", num_videos, 3782),
             ("rows in a2d_annotation.txt", len(rows), 6655),
@@ -141,26 +140,10 @@ def _masks_folder(base: Path) -> Path:
 def _videos_of(path: Path, split: str) -> tuple[set[str], int]:
     """Return a split's videos by the table without header, and the number of all."""
     number = str(SPLITS.index(split))
-    rows = [
-        line.split(",") for line in read_bytes(path).decode("latin-1").split("\n") if line.strip()
-    ]
+    rows = [line.split(",") for line in read_text(path, "latin-1").split("\n") if line.strip()]
     if not rows or any(row[-1].strip() not in ("0", "1") for row in rows):
         raise ShardError(f"{path}: a last column is not 0 (train) or 1 (test); download it again")
     return {row[0] for row in rows if row[-1].strip() == number}, len(rows)
-
-
-def _compare(base: Path, split: str, said: Mapping[str, list[Expression]]) -> Iterator[str]:
-    """Say how the published list of samples, if it is there, differs from these files."""
-    path = base / f"a2d_sentences_single_frame_{split}_annotations.json"
-    if not path.exists():
-        return
-    ours = {(it.text.strip().lower(), name, it.objects[0]) for name in said for it in said[name]}
-    try:
-        theirs = {(str(it[0]).strip().lower(), it[1], str(it[3])) for it in read_json(path)}
-    except (LookupError, TypeError) as error:
-        raise ShardError(f"{path} is no list of samples ({error}); download it again") from error
-    more, less = len(theirs - ours), len(ours - theirs)
-    yield f"{path.name}: {more} of its sentences are not here, {less} of these not there"
 
 
 def read_instances(path: Path) -> dict[str, Rle]:
@@ -196,8 +179,9 @@ def decode_video(path: Path) -> Iterator[Image.Image]:
     """
     count = told = 0
     try:
-        with av.open(str(path), options={"err_detect": "explode"}) as container:
+        with av.open(str(path)) as container:
             told = container.streams.video[0].frames
+            container.streams.video[0].codec_context.options = {"err_detect": "explode"}
             for frame in container.decode(video=0):
                 count += 1
                 yield frame.to_image()

@@ -31,7 +31,7 @@ from preprocess.reencode import Reencoded
 from preprocess.source import Source
 from preprocess.synthetic import SyntheticSettings, is_written, write_synthetic
 from shards.ray_engine import on_ray
-from shards.schema import Json, ShardError, Video
+from shards.schema import Json, ShardError
 from shards.writer import build_set
 
 Videos = Literal["ref-davis17", "ref-youtube-vos", "a2d-sentences", "jhmdb-sentences", "mevis"]
@@ -85,12 +85,11 @@ class Build:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.workers < 1 or self.shard_mb < 1:
-            raise ValueError("--workers and --shard-mb must be at least 1")
-        if self.max_side is not None and self.max_side < 1:
-            raise ValueError("--max-side must be at least 1 pixel")
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise ValueError("--quality must be 1 to 100")
+        limits = {"workers": 1024, "shard_mb": 100_000, "max_side": 100_000, "quality": 100}
+        for name, most in limits.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"--{name.replace('_', '-')} must be 1 to {most}")
         if self.filter_leaks and self.source not in refcoco.REFS:
             raise ValueError(f"--filter-leaks is for {', '.join(refcoco.REFS)} only")
         if self.address and self.engine != "ray":
@@ -118,62 +117,44 @@ def sets_of(source: str) -> Mapping[str, Callable[..., Source]]:
     return {split: partial(opener, split=split) for split in refcoco.SPLITS[source]}
 
 
-def open_set(
-    source: str,
-    name: str,
-    root: Path,
-    *,
-    filter_leaks: bool = False,
-    max_side: int | None = None,
-    quality: int | None = None,
-) -> tuple[Source, dict[str, Json]]:
-    """Open a set's source as the settings want it.
-
-    Returns:
-        the source, and the settings that decide what it gives, for the manifest.
-
-    Raises:
-        ShardError: a file is missing or broken.
-    """
-    told: dict[str, Json] = {"source": source, "set": name}
-    options: dict[str, Any] = {}
-    if filter_leaks:
-        told["filter_leaks"] = options["filter_leaks"] = True
-    if source == "a2d-sentences":
-        options["quality"] = quality or a2d_sentences.QUALITY
-        told |= {"quality": quality, "jpeg_quality": options["quality"]}
-        told["decoded_by"] = f"av {version('av')}, pillow {version('pillow')}"
-    opened = sets_of(source)[name](root, **options)
-    again = quality is not None and source != "a2d-sentences"
-    if max_side or again:
-        jpeg_quality = quality or a2d_sentences.QUALITY
-        told |= {"max_side": max_side, "quality": quality, "jpeg_quality": jpeg_quality}
-        told["encoded_by"] = f"pillow {version('pillow')}"
-        read = Reencoded(opened.read, max_side, jpeg_quality, again)
-        opened = replace(opened, read=read)
-    return opened, told
-
-
-def reopen(
-    settings: Mapping[str, Json], root: Path
-) -> tuple[tuple[str, ...], Callable[[str], Video]]:
-    """Open what a shard set was built from: its keys, and what reads them.
+def open_set(told: Mapping[str, Any], root: Path) -> Source:
+    """Open what a shard set is, or was, built from.
 
     Args:
-        settings: of the set's manifest.
+        told: the settings in the set's manifest.
         root: folder that holds the official files.
 
     Raises:
-        ShardError: the settings are of no set that this command builds, or a file is missing.
+        ShardError: they are of no set that this command builds, or a file is missing or broken.
     """
-    asked: dict[str, Any] = {
-        name: settings[name] for name in ("filter_leaks", "max_side", "quality") if name in settings
-    }
-    source, name = str(settings.get("source")), str(settings.get("set"))
+    source, name, options = str(told.get("source")), str(told.get("set")), {}
     if source not in (*VIDEOS, *refcoco.REFS, "synthetic") or name not in sets_of(source):
         raise ShardError(f"the set was built from {source!r} {name!r}, which no reader here knows")
-    opened, _ = open_set(source, name, root, **asked)
-    return tuple(plan.key for plan in opened.plans), opened.read
+    max_side, quality = told.get("max_side"), told.get("quality")
+    if told.get("filter_leaks"):
+        options["filter_leaks"] = True
+    if source == "a2d-sentences":
+        options["quality"], quality = quality or a2d_sentences.QUALITY, None
+    opened = sets_of(source)[name](root, **options)
+    if max_side or quality:
+        again = Reencoded(opened.read, max_side, quality or a2d_sentences.QUALITY, bool(quality))
+        opened = replace(opened, read=again)
+    return opened
+
+
+def settings_of(name: str, settings: Build) -> dict[str, Json]:
+    """Return what a set's manifest tells: all that decides its content but the files."""
+    told: dict[str, Json] = {"source": settings.source, "set": name}
+    for option in ("filter_leaks", "max_side", "quality"):
+        if value := getattr(settings, option):
+            told[option] = value
+    if settings.source == "a2d-sentences" or settings.max_side or settings.quality:
+        quality = settings.quality or a2d_sentences.QUALITY
+        told["encoder"] = f"JPEG quality {quality} 4:4:4, pillow {version('pillow')}"
+        told["decoder"] = f"av {version('av')}" if settings.source == "a2d-sentences" else "pillow"
+    if settings.source == "synthetic":
+        told |= asdict(settings.synthetic)
+    return told
 
 
 def build(settings: Build) -> None:
@@ -187,24 +168,15 @@ def build(settings: Build) -> None:
         draw_files(settings)
     elif not settings.root.is_dir():
         raise ValueError(f"--root {settings.root} is no folder: name the one with the files")
-    opened = {
-        name: open_set(
-            settings.source,
-            name,
-            settings.root,
-            filter_leaks=settings.filter_leaks,
-            max_side=settings.max_side,
-            quality=settings.quality,
-        )
-        for name in settings.split or sets_of(settings.source)
+    told = {
+        name: settings_of(name, settings) for name in settings.split or sets_of(settings.source)
     }
+    opened = {name: open_set(it, settings.root) for name, it in told.items()}
     if not settings.allow_partial:
-        for source, _ in opened.values():
+        for source in opened.values():
             source.check_complete()
-    for name, (source, told) in opened.items():
-        if settings.source == "synthetic":
-            told |= asdict(settings.synthetic)
-        write_set(source, f"{settings.out.rstrip('/')}/{name}", told, settings)
+    for name, source in opened.items():
+        write_set(source, f"{settings.out.rstrip('/')}/{name}", told[name], settings)
 
 
 def draw_files(settings: Build) -> None:

@@ -86,11 +86,16 @@ class JhmdbVideos:
                     raise ShardError(f"{mat} has {masks.shape[2]} masks, none of {path.name}")
                 its = {"1": encode_mask(masks[:, :, int(path.stem) - 1])}
             frames.append(Frame(path.stem, image, "png", its))
-        height, width = masks.shape[:2]
-        objects = {"1": video.action}
         return Video(
-            *(key, "jhmdb-sentences", "test", video.name),
-            *(height, width, frames, objects, (video.said,)),
+            key=key,
+            dataset="jhmdb-sentences",
+            split="test",
+            video_id=video.name,
+            height=masks.shape[0],
+            width=masks.shape[1],
+            frames=frames,
+            objects={"1": video.action},
+            expressions=(video.said,),
         )
 
 

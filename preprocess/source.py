@@ -203,6 +203,18 @@ def read_bytes(path: Path) -> bytes:
         raise ShardError(f"{path}: {error.strerror}; complete the download") from error
 
 
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return a file's text.
+
+    Raises:
+        ShardError: it is missing or not in this encoding.
+    """
+    try:
+        return read_bytes(path).decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{path} is not {encoding} ({error}); download it again") from error
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 
@@ -227,10 +239,7 @@ def read_rows(path: Path, header: str) -> list[list[str]]:
     Raises:
         ShardError: it is missing, or not in this form.
     """
-    try:
-        first, *lines = read_bytes(path).decode().replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ShardError(f"{path} is no UTF-8 text ({error}); download it again") from error
+    first, *lines = read_text(path).replace("\r\n", "\n").split("\n")
     rows = [line.split(",", header.count(",")) for line in lines if line.strip()]
     if first != header or any(len(row) <= header.count(",") for row in rows):
         raise ShardError(f"{path} is no table with the columns {header}; download it again")

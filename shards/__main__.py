@@ -84,15 +84,16 @@ def _differences(shard_set: ShardSet, root: Path) -> Iterator[str]:
     readers = list(entry_points(group="shards.readers"))
     if not readers:
         raise ShardError("no package with readers is installed; install this project again")
-    keys, read = readers[0].load()(manifest.settings, root)
+    source = readers[0].load()(manifest.settings, root)
+    keys = {plan.key for plan in source.plans}
     rows = {row.key: row for row in shard_set.videos}
     known = rows.keys() | {it.key for it in manifest.skipped}
-    yield from (f"{key}: in the set, not in {root}" for key in sorted(known - set(keys)))
-    yield from (f"{key}: in {root}, not in the set" for key in sorted(set(keys) - known))
-    for key in sorted(rows.keys() & set(keys)):
+    yield from (f"{key}: in the set, not in {root}" for key in sorted(known - keys))
+    yield from (f"{key}: in {root}, not in the set" for key in sorted(keys - known))
+    for key in sorted(rows.keys() & keys):
         row = rows[key]
         spans = [row.head, *chain(*(row.spans(at) for at in range(len(row.frame_names))))]
-        members = [data for _, data in encode_video(prepare_video(read(key)))]
+        members = [data for _, data in encode_video(prepare_video(source.read(key)))]
         told = [(it.size, it.crc32c) for it in spans]
         if told != [(len(data), google_crc32c.value(data)) for data in members]:
             yield f"{key}: not what {root} gives"

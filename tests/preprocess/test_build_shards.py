@@ -110,7 +110,7 @@ def davis(tmp_path: Path) -> Path:
     [
         ("", ["--root", "nowhere"], r"--root nowhere is no folder"),
         ("", ["--split", "test"], r"ref-davis17 has no split test: it has train, val"),
-        ("", ["--workers", "0"], r"--workers and --shard-mb must be at least 1"),
+        ("", ["--workers", "0"], r"--workers must be 1 to 1024"),
         ("", [], r"no Ref-DAVIS17 train below .*check --root"),
         ("", ["--split", "val"], r"has 1 videos, published are 30: .*--allow-partial"),
         ("valid", ["--split", "val"], r"no Ref-DAVIS17 val below"),
