@@ -127,10 +127,11 @@ def open_set(told: Mapping[str, Any], root: Path) -> Source:
     Raises:
         ShardError: they are of no set that this command builds, or a file is missing or broken.
     """
-    source, name, options = str(told.get("source")), str(told.get("set")), {}
+    source, name = str(told.get("source")), str(told.get("set"))
     if source not in (*VIDEOS, *refcoco.REFS, "synthetic") or name not in sets_of(source):
         raise ShardError(f"the set was built from {source!r} {name!r}, which no reader here knows")
     max_side, quality = told.get("max_side"), told.get("quality")
+    options: dict[str, Any] = {}
     if told.get("filter_leaks"):
         options["filter_leaks"] = True
     if source == "a2d-sentences":

@@ -13,6 +13,7 @@ import json
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, BinaryIO, Literal, cast
@@ -35,6 +36,7 @@ from shards.workers import Progress, in_processes, in_turn
 
 _BLOCK = 512
 _PIECE = 1 << 20
+_BESIDE = 1 << 15
 _UPLOAD_STALL = 120.0
 _ATTEMPTS = 3
 
@@ -311,15 +313,25 @@ class ShardTar:
 
 
 class _Hashed:
-    """A file that counts and hashes what is written to it."""
+    """A file that counts and hashes what is written to it, large pieces in a thread beside."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash, self.bytes = file, hashlib.sha256(), 0
+        self._pool = ThreadPoolExecutor(1)
+        self._hashed: Future[None] | None = None
 
     def write(self, data: bytes) -> int:
         self.bytes += len(data)
-        self._hash.update(data)
+        self._wait()
+        if len(data) < _BESIDE:
+            self._hash.update(data)
+        else:
+            self._hashed = self._pool.submit(self._hash.update, data)
         return self._file.write(data)
+
+    def _wait(self) -> None:
+        if self._hashed is not None:
+            self._hashed.result()
 
     def close(self) -> None:
         """The file is closed by whoever opened it."""
@@ -327,6 +339,7 @@ class _Hashed:
     @property
     def sha256(self) -> str:
         """Of everything so far, in hexadecimal."""
+        self._wait()
         return self._hash.hexdigest()
 
 

@@ -97,7 +97,7 @@ def test_a2d_frames_are_those_of_the_video_at_the_stated_quality(tmp_path: Path)
                 difference = np.asarray(stored, float) - np.asarray(picture, float)
             errors.append(np.abs(difference).mean())
     half = len(errors) // 2
-    assert max(errors[:half]) < 2 < min(errors[half:])
+    assert max(errors[:half]) < 3 < min(errors[half:])
 
 
 @pytest.mark.parametrize("source", ["a2d-sentences", "jhmdb-sentences"])
@@ -241,7 +241,7 @@ MASKS = "text_annotations/a2d_annotation_with_instances"
         ("a2d-sentences", gone("Release/videoset.csv"), r"videoset.csv: No such file"),
         ("a2d-sentences", edit(A2D, "video_id,", "id,"), r"no table with the columns video_id,"),
         ("a2d-sentences", edit(A2D, ",1 (copy),", ",one,"), r"one is no video"),
-        ("a2d-sentences", edit(A2D, "_O6VsB_6RII,3", "../x,3"), r"../x,3 is no video, instance"),
+        ("a2d-sentences", edit(A2D, "_O6VsB_6RII,3", "../x,3"), r"../x,3 is no video and instance"),
         ("jhmdb-sentences", gone(METADATA), r"drawn without a seed, only this file knows them"),
         ("jhmdb-sentences", fewer_masks, r"puppet_mask.mat has 1 masks, none of 000\d\d.png"),
         ("jhmdb-sentences", edit(METADATA, "a man, 1", "a cat"), r"'a cat' is not what jhmdb_anno"),
@@ -262,8 +262,8 @@ def test_each_trap_is_named(
     opener = sets_of(source)[split]
     assert {plan.key for plan in opener(tmp_path).plans} == truth.keys()
     harm(tmp_path)
+    out = str(tmp_path / "out")
+    settings = Build(source, tmp_path, out, (split,), allow_partial=True)  # type: ignore[arg-type]
     with pytest.raises(ShardError, match=message):
-        build(
-            Build(source, tmp_path, str(tmp_path / "out"), (split,), allow_partial=True)  # type: ignore[arg-type]
-        )
+        build(settings)
     assert not list(tmp_path.glob("out/*/manifest.json"))

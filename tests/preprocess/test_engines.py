@@ -33,11 +33,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("files")
     listed = {}
     for video in range(24):
-        for frame in range(2):
-            image = jpeg(256, 320, 2 * video + frame)
+        for frame in range(4):
+            image = jpeg(256, 320, 4 * video + frame)
             write(root / f"valid/JPEGImages/v{video}/{frame:05d}.jpg", image)
         said = {"0": {"exp": f"number {video}"}}
-        listed[f"v{video}"] = {"expressions": said, "frames": ["00000", "00001"]}
+        listed[f"v{video}"] = {"expressions": said, "frames": [f"{it:05d}" for it in range(4)]}
     write(root / "valid/meta_expressions.json", {"videos": listed})
     return root
 

@@ -1,6 +1,7 @@
 """Every reader, through the command and back: each frame's bytes and each mask equal the source."""
 
 import sys
+from importlib.metadata import entry_points
 from itertools import count
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from preprocess.build_shards import main
+from preprocess.build_shards import main, open_set
 from shards.__main__ import main as shards_main
 from shards.index import ShardSet
 from shards.schema import Video
@@ -60,3 +61,30 @@ def test_what_is_in_the_files_is_in_the_shards(
     check({video.key: video for video in shard_set.sequential()}, truth)
     check({row.key: shard_set.video(at) for at, row in enumerate(shard_set.videos)}, truth)
     assert shards_main(["verify", str(out / split), "--full", "--root", str(root)]) == 0
+
+
+def test_verify_names_what_differs_from_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    draw("refcoco", root)
+    base = ("refcoco", "--root", root, "--split", "train", "--allow-partial", "--out")
+    build(monkeypatch, *base, out, "--filter-leaks", "--max-side", "30", "--quality", "50")
+    line = ["verify", str(out / "train"), "--root", str(root)]
+    assert shards_main(line) == 0
+    assert "equal to" in capsys.readouterr().out
+    image = root / "train2014/COCO_train2014_000000000004.jpg"
+    image.write_bytes(image.read_bytes().replace(b"JFIF", b"JFIX"))
+    assert shards_main(line) == 0  # the pixels are the same
+    image.write_bytes((root / "train2014/COCO_train2014_000000000001.jpg").read_bytes())
+    assert shards_main(line) == 1
+    assert "COCO_train2014_000000000004.jpg has" in capsys.readouterr().err
+    draw("refcoco", root)
+    (root / "refcocog/refs(umd).p").write_bytes((root / "refcoco+/refs(unc).p").read_bytes())
+    assert shards_main(line) == 1
+    assert f"000000000002: in {root}, not in the set" in capsys.readouterr().err
+
+
+def test_the_readers_are_registered_where_verify_looks_for_them() -> None:
+    (found,) = entry_points(group="shards.readers")
+    assert found.load() is open_set
