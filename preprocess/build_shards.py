@@ -83,8 +83,12 @@ class Build:
     quality: int | None = None
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ValueError: a setting is out of range, or does not go with another.
+        """
         limits = {"workers": 1024, "shard_mb": 100_000, "max_side": 100_000, "quality": 100}
         for name, most in limits.items():
             value = getattr(self, name)
@@ -165,6 +169,7 @@ def build(settings: Build) -> None:
         ValueError: the files or what is at ``out`` are wrong.
         OSError: reading or writing failed.
     """
+    settings.check()
     if settings.source == "synthetic":
         draw_files(settings)
     elif not settings.root.is_dir():
