@@ -36,14 +36,16 @@ from shards.writer import build_set
 
 Videos = Literal["ref-davis17", "ref-youtube-vos", "a2d-sentences", "jhmdb-sentences", "mevis"]
 Name = Literal["synthetic", Videos, "refcoco", "refcoco+", "refcocog"]
-VIDEOS: Mapping[str, tuple[Callable[..., Source], tuple[str, ...]]] = {
+READERS: Mapping[str, tuple[Callable[..., Source], tuple[str, ...]]] = {
     "ref-davis17": (ref_davis17.open_ref_davis17, ref_davis17.SPLITS),
     "ref-youtube-vos": (ref_youtube_vos.open_ref_youtube_vos, ref_youtube_vos.SPLITS),
     "a2d-sentences": (a2d_sentences.open_a2d_sentences, a2d_sentences.SPLITS),
     "jhmdb-sentences": (jhmdb_sentences.open_jhmdb_sentences, jhmdb_sentences.SPLITS),
     "mevis": (mevis.open_mevis, mevis.SPLITS),
+} | {
+    name: (partial(refcoco.open_refcoco, name=name), splits)
+    for name, splits in refcoco.SPLITS.items()
 }
-Open = Callable[[Path], Source]
 
 
 @dataclass(frozen=True)
@@ -108,17 +110,14 @@ class Build:
 
 def sets_of(source: str) -> Mapping[str, Callable[..., Source]]:
     """Return what opens each split of a data set, by the name of the shard set to be."""
-    if source in VIDEOS:
-        opener, splits = VIDEOS[source]
-        return {split: partial(opener, split=split) for split in splits}
     if source == "synthetic":
         videos = partial(ref_youtube_vos.open_ref_youtube_vos, dataset="synthetic")
         images = partial(refcoco.open_refcoco, name="refcoco", dataset="synthetic-image")
         return {split: partial(videos, split=split) for split in ref_youtube_vos.SPLITS} | {
             f"image-{split}": partial(images, split=split) for split in ("train", "val")
         }
-    opener = partial(refcoco.open_refcoco, name=source)
-    return {split: partial(opener, split=split) for split in refcoco.SPLITS[source]}
+    opener, splits = READERS[source]
+    return {split: partial(opener, split=split) for split in splits}
 
 
 def open_set(told: Mapping[str, Any], root: Path) -> Source:
@@ -132,7 +131,7 @@ def open_set(told: Mapping[str, Any], root: Path) -> Source:
         ShardError: they are of no set that this command builds, or a file is missing or broken.
     """
     source, name = str(told.get("source")), str(told.get("set"))
-    if source not in (*VIDEOS, *refcoco.REFS, "synthetic") or name not in sets_of(source):
+    if source not in (*READERS, "synthetic") or name not in sets_of(source):
         raise ShardError(f"the set was built from {source!r} {name!r}, which no reader here knows")
     max_side, quality = told.get("max_side"), told.get("quality")
     options: dict[str, Any] = {}

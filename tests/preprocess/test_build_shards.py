@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocess.build_shards import VIDEOS, main, sets_of
-from preprocess.refcoco import REFS
+from preprocess.build_shards import READERS, main, sets_of
 from shards.index import ShardSet
 
 from .conftest import check_round_trip, jpeg, write
@@ -175,7 +174,7 @@ def test_synthetic_files_of_other_settings_are_kept(
         run(monkeypatch, *build, "--synthetic.seed", "5")
 
 
-@pytest.mark.parametrize("source", [*VIDEOS, *REFS])
+@pytest.mark.parametrize("source", READERS)
 def test_a_folder_of_something_else_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
