@@ -80,10 +80,11 @@ def test_every_number_of_workers_gives_the_same_bytes(
 
 
 def test_ray_gives_the_same_bytes_and_the_same_errors(
-    root: Path, tmp_path: Path, expected: dict[str, bytes]
+    root: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One cluster is started here, as on a head node, and found by its address."""
     ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # on a loaded machine
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         address = ray.get_runtime_context().gcs_address
