@@ -20,8 +20,8 @@ from preprocess.source import (
     VideoFolders,
     expression,
     first_folder,
-    read_bytes,
     read_json,
+    read_text,
 )
 from shards.schema import Expression, ShardError
 
@@ -75,7 +75,7 @@ def _official(base: Path, split: str) -> tuple[dict[str, VideoFolder], list[str]
     semantics = davis / "davis_semantics.json"
     categories = read_json(semantics) if semantics.exists() else {}
     videos = {}
-    for video in read_bytes(davis / f"ImageSets/2017/{split}.txt").decode().split():
+    for video in read_text(davis / f"ImageSets/2017/{split}.txt").split():
         images = _folder(davis / "JPEGImages", video)
         objects = {it.objects[0]: "" for it in lines.get(video, ())}
         objects |= categories.get(video, {})
@@ -109,11 +109,7 @@ def _read_lines(folder: Path) -> tuple[dict[str, list[Expression]], list[str]]:
     misspelt = set()
     for annotator, encoding in ANNOTATORS.items():
         path = folder / f"Davis17_{annotator}.txt"
-        try:
-            content = read_bytes(path).decode(encoding)
-        except UnicodeDecodeError as error:
-            raise ShardError(f"{path} is not {encoding} ({error}); download it again") from error
-        for number, row in enumerate(content.split("\n"), start=1):
+        for number, row in enumerate(read_text(path, encoding).split("\n"), start=1):
             if not row.strip():
                 continue
             match = _LINE.fullmatch(row)

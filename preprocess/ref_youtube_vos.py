@@ -99,8 +99,15 @@ class ListedVideo:
     expressions: tuple[Expression, ...]
 
 
-def read_listing(expressions: Path, meta: Path | None = None) -> dict[str, ListedVideo]:
+def read_listing(
+    expressions: Path, meta: Path | None = None, *, named: str = "obj_id"
+) -> dict[str, ListedVideo]:
     """Read ``meta_expressions.json`` and, for the objects' categories, ``meta.json``.
+
+    Args:
+        expressions: the first file.
+        meta: the second one, if there is one.
+        named: field that says which objects an expression names.
 
     Raises:
         ShardError: one is missing, or not in the official form.
@@ -111,7 +118,7 @@ def read_listing(expressions: Path, meta: Path | None = None) -> dict[str, Liste
     for video, content in listed.items():
         try:
             objects = described[video]["objects"] if meta else {}
-            videos[video] = _list_video(content, objects)
+            videos[video] = _list_video(content, objects, named)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ShardError(
                 f"{expressions}{f' or {meta}' if meta else ''}: video {video!r} is not in the "
@@ -120,9 +127,9 @@ def read_listing(expressions: Path, meta: Path | None = None) -> dict[str, Liste
     return videos
 
 
-def _list_video(content: Mapping[str, Any], objects: Mapping[str, Any]) -> ListedVideo:
+def _list_video(content: Mapping[str, Any], objects: Mapping[str, Any], named: str) -> ListedVideo:
     expressions = tuple(
-        expression(number, it["exp"], it.get("obj_id"), it.get("kind", ""))
+        expression(number, it["exp"], it.get(named), it.get("kind", ""))
         for number, it in content["expressions"].items()
     )
     categories = {number: "" for it in expressions for number in it.objects}

@@ -108,7 +108,9 @@ class ReferredImages:
         )
 
 
-def open_refcoco(root: Path, name: str, split: str, *, dataset: str = "") -> Source:
+def open_refcoco(
+    root: Path, name: str, split: str, *, dataset: str = "", filter_leaks: bool = False
+) -> Source:
     """List a split.
 
     Args:
@@ -116,18 +118,26 @@ def open_refcoco(root: Path, name: str, split: str, *, dataset: str = "") -> Sou
         name: ``refcoco``, ``refcoco+`` or ``refcocog``.
         split: one of the data set's splits.
         dataset: name to give; for another data set in this layout.
+        filter_leaks: leave out of train what is in val or test of any of the three data sets.
 
     Raises:
         ShardError: a file is missing or broken.
     """
     folder = first_folder("COCO images", root / "train2014", root / "coco/train2014")
     base = folder.parent
-    converted = f"instances_{name}_{split}.json"
-    found = [path for path in (base / name / converted, base / converted) if path.exists()]
-    if (base / name / REFS[name]).exists() or not found:
+    found = _converted_file(base, name, split)
+    if found is None:
         images = _official(base / name / REFS[name], base / name / "instances.json", split)
     else:
-        images = _converted(found[0])
+        images = _converted(found)
+    leaks: dict[str, ReferredImage] = {}
+    notes = []
+    if filter_leaks and split == "train":
+        for other in REFS:
+            held_out = images.keys() & held_out_images(base, other)
+            leaks |= {key: images[key] for key in held_out}
+            notes.append(f"{len(held_out)} images are in val or test of {other}: left out")
+        images = {key: it for key, it in images.items() if key not in leaks}
     reader = ReferredImages(dataset or name.replace("+", "-plus"), split, folder, images)
     return Source(
         dataset=reader.dataset,
@@ -136,7 +146,38 @@ def open_refcoco(root: Path, name: str, split: str, *, dataset: str = "") -> Sou
         read=reader.read,
         num_expressions=sum(len(it.expressions) for it in images.values()),
         published=(None, None) if dataset else PUBLISHED[name][split],
+        notes=tuple(notes),
+        left_out=(len(leaks), sum(len(it.expressions) for it in leaks.values())),
     )
+
+
+def _converted_file(base: Path, name: str, split: str) -> Path | None:
+    """Return the converted form's file, unless there are the official ones or neither."""
+    if (base / name / REFS[name]).exists():
+        return None
+    converted = f"instances_{name}_{split}.json"
+    found = [path for path in (base / name / converted, base / converted) if path.exists()]
+    return found[0] if found else None
+
+
+def held_out_images(base: Path, name: str) -> set[str]:
+    """Return the keys of all images in a data set's splits other than train.
+
+    Raises:
+        ShardError: a file is missing or broken.
+    """
+    keys: set[int] = set()
+    for split in SPLITS[name][1:]:
+        converted = _converted_file(base, name, split)
+        path = converted or base / name / REFS[name]
+        try:
+            if converted:
+                keys |= {it["original_id"] for it in read_json(path)["images"]}
+            else:
+                keys |= {it["image_id"] for it in read_plain_pickle(path) if it["split"] == split}
+        except (LookupError, TypeError) as error:
+            raise ShardError(f"{path} lists no images ({error}); download it again") from error
+    return {f"{key:012d}" for key in keys}
 
 
 # a sentence: its image's row, annotation id, category, outline as JSON, the expression

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
+from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask, image_size
 from shards.writer import Plan
 
 TAIL = 4096  # a whole JPEG ends within this many bytes of the file's end
+Published = int | tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,11 @@ class Source:
         plans: what there is to read, in the data set's own order.
         read: turns the key of a plan into a video; picklable.
         num_expressions: over all plans.
-        published: official numbers of videos and of expressions, None where not known.
+        published: official numbers of videos and of expressions, None where not known, several
+            where several releases differ.
         notes: known oddities met while listing, in plain words.
+        lists: what else was counted: its name, number found, official number.
+        left_out: videos and expressions that are listed but filtered out.
     """
 
     dataset: str
@@ -39,8 +43,10 @@ class Source:
     plans: tuple[Plan, ...]
     read: Callable[[str], Video]
     num_expressions: int
-    published: tuple[int | None, int | None] = (None, None)
+    published: tuple[Published, Published] = (None, None)
     notes: tuple[str, ...] = ()
+    lists: tuple[tuple[str, int, int], ...] = ()
+    left_out: tuple[int, int] = (0, 0)
 
     def check_complete(self) -> None:
         """Compare with the published counts.
@@ -48,15 +54,14 @@ class Source:
         Raises:
             ShardError: the source has more or fewer videos or expressions.
         """
-        for what, found, published in zip(
-            ("videos", "expressions"),
-            (len(self.plans), self.num_expressions),
-            self.published,
-            strict=True,
-        ):
-            if published is not None and found != published:
+        found = (len(self.plans) + self.left_out[0], self.num_expressions + self.left_out[1])
+        counts = zip(("videos", "expressions"), found, self.published, strict=True)
+        for what, number, published in (*self.lists, *counts):
+            allowed = published if isinstance(published, tuple) else (published,)
+            if published is not None and number not in allowed:
+                told = " or ".join(map(str, allowed))
                 raise ShardError(
-                    f"{self.dataset} {self.split} has {found} {what}, published are {published}: "
+                    f"{self.dataset} {self.split} has {number} {what}, published are {told}: "
                     f"complete the download, or add --allow-partial to go on with these"
                 )
 
@@ -96,7 +101,7 @@ class VideoFolders:
     videos: Mapping[str, VideoFolder]
     label_names: Mapping[str, str] = field(default_factory=dict)
 
-    def source(self, published: tuple[int | None, int | None], notes: Iterable[str] = ()) -> Source:
+    def source(self, published: tuple[Published, Published], notes: Iterable[str] = ()) -> Source:
         """Return the source of these videos.
 
         Raises:
@@ -149,14 +154,16 @@ class VideoFolders:
 
 
 def expression(number: object, text: object, object_id: object, kind: object = "") -> Expression:
-    """Make an expression about one object, or none (None) where that is not told.
+    """Make an expression about an object, a list of them, or None where that is not told.
 
     Raises:
         ValueError: the text or the kind is no string.
     """
     if not isinstance(text, str) or not isinstance(kind, str):
         raise ValueError(f"expression {number}: {text!r} ({kind!r}) is no text")
-    return Expression(str(number), text, () if object_id is None else (str(object_id),), kind)
+    named = object_id if isinstance(object_id, list) else [object_id]
+    objects = dict.fromkeys(str(it) for it in named if it is not None)
+    return Expression(str(number), text, tuple(objects), kind)
 
 
 def first_folder(what: str, *candidates: Path) -> Path:
@@ -196,6 +203,18 @@ def read_bytes(path: Path) -> bytes:
         raise ShardError(f"{path}: {error.strerror}; complete the download") from error
 
 
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return a file's text.
+
+    Raises:
+        ShardError: it is missing or not in this encoding.
+    """
+    try:
+        return read_bytes(path).decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{path} is not {encoding} ({error}); download it again") from error
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 
@@ -210,6 +229,40 @@ def read_json(path: Path) -> Any:
         raise ShardError(f"{path} is no valid JSON ({error}); download it again") from error
 
 
+def read_rows(path: Path, header: str) -> list[list[str]]:
+    """Return the cells of a comma-separated table of free text; the last column may have commas.
+
+    Args:
+        path: the table.
+        header: its first line.
+
+    Raises:
+        ShardError: it is missing, or not in this form.
+    """
+    first, *lines = read_text(path).replace("\r\n", "\n").split("\n")
+    rows = [line.split(",", header.count(",")) for line in lines if line.strip()]
+    if first != header or any(len(row) <= header.count(",") for row in rows):
+        raise ShardError(f"{path} is no table with the columns {header}; download it again")
+    return rows
+
+
+def png_size(image: bytes, path: Path) -> tuple[int, int]:
+    """Return height and width in pixels of a PNG that is whole; raises as `jpeg_size` does."""
+    try:
+        with Image.open(BytesIO(image), formats=("PNG",)) as picture:
+            picture.verify()
+            return picture.height, picture.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ShardError(f"{path} is no whole PNG ({error}); download it again") from error
+
+
+def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
+    """Return a picture as JPEG without colour subsampling."""
+    file = BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0)
+    return file.getvalue()
+
+
 def jpeg_size(image: bytes, path: Path, expected: tuple[int, int] | None) -> tuple[int, int]:
     """Return height and width in pixels of a JPEG that is whole.
 
@@ -221,11 +274,9 @@ def jpeg_size(image: bytes, path: Path, expected: tuple[int, int] | None) -> tup
     Raises:
         ShardError: it is no JPEG, is cut short, or has another size.
     """
-    try:
-        with Image.open(BytesIO(image), formats=("JPEG",)) as picture:
-            size = (picture.height, picture.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ShardError(f"{path} is no readable JPEG; download it again") from error
+    size = image_size(image) if image.startswith(b"\xff\xd8") else None
+    if size is None or 0 in size:
+        raise ShardError(f"{path} is no readable JPEG; download it again")
     if b"\xff\xd9" not in image[-TAIL:]:
         raise ShardError(f"{path} is cut short: its end marker is missing; download it again")
     if expected is not None and size != expected:

@@ -7,16 +7,13 @@ are checked and kept.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import tarfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any, BinaryIO, Literal, cast
-
-import google_crc32c
+from typing import Any, Literal, cast
 
 from shards.columns import IndexWriter, read_index
 from shards.manifest import MANIFEST, Manifest, ShardRecord, Skipped, decode_record
@@ -29,14 +26,18 @@ from shards.schema import (
     encode_video,
     prepare_video,
 )
-from shards.storage import Span, Storage
+from shards.storage import Storage
+from shards.tar import ShardTar
 from shards.workers import Progress, in_processes, in_turn
 
-_BLOCK = 512
-_PIECE = 1 << 20
 _UPLOAD_STALL = 120.0
+_ATTEMPTS = 3
 
 Read = Callable[[str], Video]
+
+
+class VideoError(ShardError):
+    """A video cannot be read or breaks the format: trying again does not help."""
 
 
 @dataclass(frozen=True)
@@ -203,23 +204,38 @@ def build_shard(task: ShardTask, tick: Progress | None = None) -> ShardRecord:
         ShardError: If a video cannot be read or breaks the format, or the output cannot be written.
     """
     storage = Storage(task.out, stall=_UPLOAD_STALL)
-    tick = tick or (lambda num_bytes, num_videos: None)
     if kept := _finished(storage, task):
-        tick(sum(plan.num_bytes for plan in task.plans), len(task.plans))
+        if tick:
+            tick(sum(plan.num_bytes for plan in task.plans), len(task.plans))
         return kept
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return _write_shard(storage, task, tick)
+        except VideoError:
+            raise
+        except ShardError:
+            if storage.local is not None:
+                raise
+        time.sleep(2**attempt)  # remote storage has bad moments
+        tick = None
+    return _write_shard(storage, task, tick)
+
+
+def _write_shard(storage: Storage, task: ShardTask, tick: Progress | None) -> ShardRecord:
     index, skipped = IndexWriter(), []
     try:
         with storage.new_file(task.name) as file, ShardTar(file) as tar:
             for plan in task.plans:
                 try:
                     video, members = _read(task.read, plan.key)
-                except ShardError as error:
+                except VideoError as error:
                     if task.on_error == "stop":
                         raise
                     skipped.append(Skipped(plan.key, str(error)))
                 else:
                     index.add(video, tar.write(video.key, members))
-                tick(plan.num_bytes, 1)
+                if tick:
+                    tick(plan.num_bytes, 1)
     except OSError as error:
         raise ShardError(
             f"{storage}/{task.name}: cannot be written ({error.strerror or error}); make room and "
@@ -229,7 +245,7 @@ def build_shard(task: ShardTask, tick: Progress | None = None) -> ShardRecord:
 
 
 def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
-    """A video with its frames in memory, and its members; what is wrong with it is a ShardError."""
+    """A video with its frames in memory, and its members; what is wrong with it is a VideoError."""
     try:
         video = prepare_video(read(key))
         if video.key != key:
@@ -237,76 +253,7 @@ def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
         return video, list(encode_video(video))
     except (OSError, ValueError) as error:
         named = "" if f"{key!r}" in str(error) else f"video {key!r}: "
-        raise ShardError(f"{named}{error}") from error
-
-
-class ShardTar:
-    """A tar whose bytes depend on its members alone, written by `webdataset.TarWriter`.
-
-    Args:
-        file: Where it goes.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        from webdataset import TarWriter  # imports torch: seconds
-
-        self.output = _Hashed(file)
-        self._tar = TarWriter(
-            self.output, user="root", group="root", mode=0o644, mtime=0, encoder=False
-        )
-        # plain headers, and a member in one piece instead of tarfile's many: twice as fast
-        tar = self._tar.tarstream
-        tar.format, tar.fileobj, tar.copybufsize = tarfile.USTAR_FORMAT, self.output, _PIECE
-        self._at = 0
-
-    def write(self, key: str, members: Sequence[tuple[str, bytes]]) -> list[Span]:
-        """Write a sample: its first member, then the others in the order of their names.
-
-        Args:
-            key: Of the sample.
-            members: Suffix and bytes of each.
-
-        Returns:
-            Where the bytes of each member lie.
-        """
-        for part in (members[:1], members[1:]):
-            self._tar.write({"__key__": key, **dict(part)})
-        self._tar.tarstream.members.clear()  # tarfile remembers every member: memory without end
-        spans = []
-        for _, data in members:
-            spans.append(Span(self._at + _BLOCK, len(data), google_crc32c.value(data)))
-            self._at += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
-        assert self._at == self._tar.tarstream.offset, "every member has a header of one block"
-        return spans
-
-    def __enter__(self) -> ShardTar:
-        """Itself."""
-        return self
-
-    def __exit__(self, failure: object, *_: object) -> None:
-        """Write the end of the tar; after a failure it is of no use, but tarfile insists."""
-        with contextlib.suppress(OSError) if failure else contextlib.nullcontext():
-            self._tar.close()
-
-
-class _Hashed:
-    """A file that counts and hashes what is written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash, self.bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.bytes += len(data)
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def close(self) -> None:
-        """The file is closed by whoever opened it."""
-
-    @property
-    def sha256(self) -> str:
-        """Of everything so far, in hexadecimal."""
-        return self._hash.hexdigest()
+        raise VideoError(f"{named}{error}") from error
 
 
 def _index_name(tar: str) -> str:

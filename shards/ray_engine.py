@@ -1,0 +1,77 @@
+"""Running the tasks of a build on Ray: this machine, or a cluster that runs already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from shards.manifest import ShardRecord
+from shards.schema import ShardError
+from shards.workers import Progress
+from shards.writer import Runner, ShardTask
+
+_ATTEMPTS = 3
+
+
+def on_ray(address: str | None, workers: int, progress: Progress | None = None) -> Runner:
+    """A runner for `build_set`: one Ray task a shard, given to another worker if one dies.
+
+    Every machine must see the source under the same path and have this package installed.
+
+    Args:
+        address: Of a running cluster, "auto" for that of this machine; None: start one here.
+        workers: Processes of the one started here; a running one has its own.
+        progress: Told after each shard how many planned bytes and videos are done.
+
+    Raises:
+        ShardError: If Ray is not installed or not to be reached.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ShardError("Ray is not installed; install this package with its extra ray") from None
+
+    def run(function: Callable[..., ShardRecord], tasks: Sequence[ShardTask]) -> Iterator[Any]:
+        try:
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else workers,
+                include_dashboard=None if address else False,
+                configure_logging=False,
+                log_to_driver=False,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ShardError(f"no Ray at {address or 'this machine'}: {error}") from None
+        try:
+            read = ray.put(tasks[0].read)  # once, not with each task: it may know all videos
+
+            def build(task: ShardTask, read: Any) -> ShardRecord:
+                return function(replace(task, read=read))
+
+            remote = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(build)
+            pending = {remote.remote(replace(it, read=_nothing), read): it for it in tasks}
+            done = [0, 0]
+            while pending:
+                (ready,), _ = ray.wait(list(pending), num_returns=1)
+                plans = pending.pop(ready).plans
+                yield ray.get(ready)
+                done = [done[0] + sum(it.num_bytes for it in plans), done[1] + len(plans)]
+                if progress:
+                    progress(*done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise ShardError(
+                f"a shard failed {_ATTEMPTS} times on Ray ({type(error).__name__}); run the same "
+                f"command again: finished shards are kept"
+            ) from None
+        finally:
+            ray.shutdown()
+
+    return run
+
+
+def _nothing(key: str) -> Any:
+    """Stands for a reader on its way."""
+    raise AssertionError(key)
