@@ -18,6 +18,7 @@ from PIL import Image
 
 from preprocess.source import (
     Source,
+    blaming,
     encode_jpeg,
     expression,
     file_size,
@@ -152,7 +153,7 @@ def read_instances(path: Path) -> dict[str, Rle]:
     Raises:
         ShardError: the file is missing, broken or not in the official form.
     """
-    try:
+    with blaming(f"{path} is no readable file of instances"):
         with h5py.File(path, "r") as file:
             numbers = [str(int(it)) for it in np.ravel(file["instance"][()])]
             if file["reMask"].size > MAX_PIXELS:
@@ -164,11 +165,6 @@ def read_instances(path: Path) -> dict[str, Rle]:
             raise ValueError(f"reMask is {masks.shape} for {len(numbers)} instances")
         planes = masks.transpose(0, 2, 1) != 0  # [n, W, H] -> [n, H, W]
         return {it: encode_mask(plane) for it, plane in zip(numbers, planes, strict=True)}
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ShardError(
-            f"{path} is no readable file of instances ({type(error).__name__}: {error}); "
-            f"download it again"
-        ) from error
 
 
 def decode_video(path: Path) -> Iterator[Image.Image]:

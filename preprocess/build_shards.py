@@ -7,8 +7,7 @@ written. Run again after a crash, it keeps finished shards; a set is complete on
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -188,7 +187,8 @@ def draw_files(settings: Build) -> None:
     """Write the synthetic data set's files below the root, if they are not there."""
     if is_written(settings.root, settings.synthetic):
         return
-    with progress_bar("drawing", settings.synthetic.total, "scenes", scale=False) as bar:
+    total = settings.synthetic.total
+    with tqdm(total=total, desc="drawing", unit="scenes", dynamic_ncols=True) as bar:
         write_synthetic(
             settings.root, settings.synthetic, workers=settings.workers, progress=bar.update
         )
@@ -200,7 +200,7 @@ def write_set(source: Source, out: str, told: Mapping[str, Json], settings: Buil
     for note in source.notes:
         print(f"{title}: {note}")
     total = sum(plan.num_bytes for plan in source.plans)
-    with progress_bar(title, total, "B", scale=True) as bar:
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
 
         def show(done_bytes: int, done_videos: int) -> None:
             bar.set_postfix_str(f"{done_videos}/{len(source.plans)} videos", refresh=False)
@@ -230,13 +230,6 @@ def write_set(source: Source, out: str, told: Mapping[str, Json], settings: Buil
         print(f"{title}: skipped {skipped.key}: {skipped.reason}")
     for name in write_ground_truth(manifest, out, settings.root):
         print(f"{title}: {settings.root} has no {name}: derived, in {settings.out}")
-
-
-@contextmanager
-def progress_bar(title: str, total: int, unit: str, *, scale: bool) -> Iterator[tqdm]:
-    """Show progress on standard error: share, rate and time left."""
-    with tqdm(total=total, desc=title, unit=unit, unit_scale=scale, dynamic_ncols=True) as bar:
-        yield bar
 
 
 def main() -> None:

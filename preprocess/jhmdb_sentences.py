@@ -20,6 +20,7 @@ from scipy.io import loadmat
 
 from preprocess.source import (
     Source,
+    blaming,
     expression,
     file_size,
     first_folder,
@@ -122,7 +123,7 @@ def open_jhmdb_sentences(root: Path, split: str = "test") -> Source:
     queries = dict(read_rows(images.parent / "jhmdb_annotation.txt", "video_id,query"))
     drawn: dict[str, list[str]] = {}
     actions = {}
-    try:
+    with blaming(f"{path} is not in the official form"):
         for name, frame, mask, _, text in rows:
             action, number = frame.split("/")[-3], Path(frame).stem
             told = [it.format(action, name, number) for it in (_FRAME, _MASK)]
@@ -132,11 +133,6 @@ def open_jhmdb_sentences(root: Path, split: str = "test") -> Source:
                 raise ValueError(f"{text!r} is not what jhmdb_annotation.txt says of {name}")
             drawn.setdefault(name, []).append(number)
             actions[name] = action
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ShardError(
-            f"{path} is not in the official form ({type(error).__name__}: {error}); "
-            f"download it again"
-        ) from error
     videos = {
         key_of(it): JhmdbVideo(it, actions[it], frozenset(drawn[it]), expression(0, queries[it], 1))
         for it in drawn

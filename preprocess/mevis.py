@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from preprocess.ref_youtube_vos import read_listing
-from preprocess.source import Source, VideoFolder, VideoFolders, first_folder
+from preprocess.source import Source, VideoFolder, VideoFolders, blaming, first_folder
 from shards.schema import Rle, ShardError, Video
 
 SPLITS = ("train", "valid_u", "valid")
@@ -60,7 +60,8 @@ class MevisVideos(VideoFolders):
     def _masks(self, path: Path, name: str, video: Video) -> list[Rle | None]:
         """Return an object's mask in every frame, None where it is absent."""
         start, end = self.spans[name]
-        try:
+        problem = f"{path}: annotation {name} of video {video.key} is not in the official form"
+        with blaming(problem):
             with path.open("rb") as file:
                 file.seek(start)
                 found = json.loads(file.read(end - start).rstrip().removesuffix(b","))
@@ -71,11 +72,6 @@ class MevisVideos(VideoFolders):
             return [
                 it and Rle(video.height, video.width, it["counts"].encode("ascii")) for it in found
             ]
-        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            raise ShardError(
-                f"{path}: annotation {name} of video {video.key} is not in the official form "
-                f"({type(error).__name__}: {error}); download it again"
-            ) from error
 
 
 def open_mevis(root: Path, split: str) -> Source:
@@ -107,11 +103,7 @@ def open_mevis(root: Path, split: str) -> Source:
             )
     videos = {
         video: VideoFolder(
-            images=first_folder(f"frames of video {video}", images / video),
-            labels=None,
-            frames=it.frames,
-            objects=it.objects,
-            expressions=it.expressions,
+            first_folder(f"frames of video {video}", images / video), None, **vars(it)
         )
         for video, it in listed.items()
     }

@@ -136,13 +136,11 @@ def _repacked(base: Path, split: str) -> tuple[dict[str, VideoFolder], list[str]
     for video, it in listed.items():
         expressions, odd = _tag(it.expressions)
         notes += [f"{video}: object {it} has {count} expressions, not four" for it, count in odd]
-        videos[video] = VideoFolder(
-            images=_folder(base / name / "JPEGImages", video),
-            labels=_labels_folder(base / name, video),
-            frames=it.frames,
-            objects=it.objects,
-            expressions=expressions,
+        images, labels = (
+            _folder(base / name / "JPEGImages", video),
+            _labels_folder(base / name, video),
         )
+        videos[video] = VideoFolder(images, labels, it.frames, it.objects, expressions)
     return videos, notes
 
 

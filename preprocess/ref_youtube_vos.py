@@ -16,6 +16,7 @@ from preprocess.source import (
     Source,
     VideoFolder,
     VideoFolders,
+    blaming,
     expression,
     first_folder,
     read_json,
@@ -60,11 +61,9 @@ def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-
         notes.append(f"no masks: there is no {base / 'Annotations'}")
     videos = {
         video: VideoFolder(
-            images=first_folder(f"frames of video {video}", images / video),
-            labels=labels and first_folder(f"masks of video {video}", labels / video),
-            frames=it.frames,
-            objects=it.objects,
-            expressions=it.expressions,
+            first_folder(f"frames of video {video}", images / video),
+            labels and first_folder(f"masks of video {video}", labels / video),
+            **vars(it),
         )
         for video, it in listed.items()
     }
@@ -114,16 +113,11 @@ def read_listing(
     """
     listed = _read_videos(expressions)
     described = {} if meta is None else _read_videos(meta)
-    videos = {}
+    files, videos = f"{expressions}{f' or {meta}' if meta else ''}", {}
     for video, content in listed.items():
-        try:
+        with blaming(f"{files}: video {video!r} is not in the official form", "download again"):
             objects = described[video]["objects"] if meta else {}
             videos[video] = _list_video(content, objects, named)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ShardError(
-                f"{expressions}{f' or {meta}' if meta else ''}: video {video!r} is not in the "
-                f"official form ({type(error).__name__}: {error}); download again"
-            ) from error
     return videos
 
 

@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 
 from preprocess.source import (
     Source,
+    blaming,
     expression,
     file_size,
     first_folder,
@@ -31,11 +32,6 @@ from shards.schema import Expression, Frame, Rle, ShardError, Video
 from shards.writer import Plan
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
-SPLITS = {
-    "refcoco": ("train", "val", "testA", "testB"),
-    "refcoco+": ("train", "val", "testA", "testB"),
-    "refcocog": ("train", "val", "test"),
-}
 PUBLISHED = {  # images, sentences
     "refcoco": {
         "train": (16994, 120624),
@@ -51,6 +47,7 @@ PUBLISHED = {  # images, sentences
     },
     "refcocog": {"train": (21899, 80512), "val": (1300, 4896), "test": (2600, 9602)},
 }
+SPLITS = {name: tuple(splits) for name, splits in PUBLISHED.items()}
 _BROKEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -170,13 +167,11 @@ def held_out_images(base: Path, name: str) -> set[str]:
     for split in SPLITS[name][1:]:
         converted = _converted_file(base, name, split)
         path = converted or base / name / REFS[name]
-        try:
+        with blaming(f"{path} lists no images"):
             if converted:
                 keys |= {it["original_id"] for it in read_json(path)["images"]}
             else:
                 keys |= {it["image_id"] for it in read_plain_pickle(path) if it["split"] == split}
-        except (LookupError, TypeError) as error:
-            raise ShardError(f"{path} lists no images ({error}); download it again") from error
     return {f"{key:012d}" for key in keys}
 
 
@@ -217,13 +212,10 @@ def _official(refs_path: Path, instances_path: Path, split: str) -> dict[str, Re
                     said = expression(it["sent_id"], it["sent"], object_id, it.get("kind", ""))
                     yield images[ref["image_id"]], object_id, category, outline, said
 
-    try:
+    both = f"{refs_path} and {instances_path}"
+    problem = f"{both} are not in the official form or not of one download"
+    with blaming(problem, "download both again"):
         return _gather("id", rows())
-    except _BROKEN as error:
-        raise ShardError(
-            f"{refs_path} and {instances_path} are not in the official form or not of one "
-            f"download ({type(error).__name__}: {error}); download both again"
-        ) from error
 
 
 def _converted(path: Path) -> dict[str, ReferredImage]:
@@ -240,13 +232,9 @@ def _converted(path: Path) -> dict[str, ReferredImage]:
             said = expression(image["id"], image["caption"], object_id)
             yield image, object_id, category, outline, said
 
-    try:
+    advice = "convert again, or give the official files"
+    with blaming(f"{path} is not in the converted form", advice):
         return _gather("original_id", rows())
-    except _BROKEN as error:
-        raise ShardError(
-            f"{path} is not in the converted form ({type(error).__name__}: {error}); "
-            f"convert again, or give the official files"
-        ) from error
 
 
 def _plain(file_name: str) -> str:

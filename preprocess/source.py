@@ -4,7 +4,8 @@ The official files are opened here, so that what is missing or broken is said by
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -166,6 +167,33 @@ def expression(number: object, text: object, object_id: object, kind: object = "
     return Expression(str(number), text, tuple(objects), kind)
 
 
+@contextmanager
+def blaming(problem: str, advice: str = "download it again") -> Iterator[None]:
+    """Turn whatever damaged input runs into inside into one line.
+
+    Args:
+        problem: which file, and what it is not.
+        advice: what to do.
+
+    Raises:
+        ShardError: in place of an error that wrong data can cause.
+    """
+    try:
+        yield
+    except ShardError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ShardError(f"{problem} ({type(error).__name__}: {error}); {advice}") from error
+
+
 def first_folder(what: str, *candidates: Path) -> Path:
     """Return the first candidate that is a folder.
 
@@ -221,12 +249,8 @@ def read_json(path: Path) -> Any:
     Raises:
         ShardError: it is missing or is no JSON.
     """
-    try:
+    with blaming(f"{path} is no valid JSON"):
         return json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ShardError):
-            raise
-        raise ShardError(f"{path} is no valid JSON ({error}); download it again") from error
 
 
 def read_rows(path: Path, header: str) -> list[list[str]]:

@@ -50,21 +50,22 @@ def plan(
         steps: Steps to list.
     """
     sets = [ShardSet.open(url, check_shards=False) for url in urls]
-    source = _source(sets, sampling, num_frames, seed)
+    source = ClipSource(
+        sets, num_frames=num_frames, seed=seed, sampling=SAMPLINGS[sampling],
+        augmentation=Augmentation.none(),
+    )  # fmt: skip
     num_bytes = num_requests = clips = 0
     shards: Counter[str] = Counter()
     lines = [
         f"{'step':>5s} {'position':>8s}  {'bytes':>9s}  {'requests':>8s}  video, frames, words"
     ]
     for start in range(0, len(source), batch_size):
-        for position in order.rank_slots(start, batch_size, rank, world_size):
+        slots = order.rank_slots(start, batch_size, rank, world_size)
+        clips += len(slots)
+        for position in slots:
             choice = source.choice(epoch, position)
             received, requests = cost(sets[choice.number], choice)
-            num_bytes, num_requests, clips = (
-                num_bytes + received,
-                num_requests + requests,
-                clips + 1,
-            )
+            num_bytes, num_requests = num_bytes + received, num_requests + requests
             manifest = sets[choice.number].manifest
             shards[manifest.shards[choice.row.shard].name] += 1
             if (step := start // batch_size) < steps:
@@ -78,19 +79,6 @@ def plan(
         f"bytes of index, from {len(shards)} shards"
     )
     return "\n".join(lines)
-
-
-def _source(sets: list[ShardSet], sampling: Sampling, num_frames: int, seed: int) -> ClipSource:
-    return ClipSource(
-        sets,
-        weights=None,
-        num_frames=num_frames,
-        seed=seed,
-        sampling=SAMPLINGS[sampling],
-        augmentation=Augmentation.none(),
-        expressions=1,
-        block_shards=0,
-    )
 
 
 def cost(shard_set: ShardSet, choice: Choice) -> tuple[int, int]:

@@ -103,13 +103,13 @@ class ClipSource:
         self,
         sets: Sequence[ShardSet],
         *,
-        weights: Sequence[float] | None,
         num_frames: int,
         seed: int,
+        weights: Sequence[float] | None = None,
         sampling: ClipSampling,
         augmentation: Augmentation,
-        expressions: int,
-        block_shards: int,
+        expressions: int = 1,
+        block_shards: int = 0,
         max_damage: int = 0,
     ) -> None:
         """List all items."""
@@ -308,14 +308,8 @@ def target_mask(
     masks = frame.masks or {}
     union = np.zeros(size, bool)
     for name in objects:
-        if name not in masks:
-            continue
-        if (masks[name].height, masks[name].width) != size:
-            raise ShardError(
-                f"{where}: the mask of object {name} is not of the video's size {size}; "
-                "build the shards again"
-            )
-        union |= decode_mask(masks[name])
+        if name in masks:
+            union |= decode_mask(masks[name])
     return union
 
 
