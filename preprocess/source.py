@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask, image_size
@@ -213,10 +212,8 @@ def file_size(path: Path) -> int:
     Raises:
         ShardError: it is missing.
     """
-    try:
+    with _missing(path):
         return path.stat().st_size
-    except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}; complete the download") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -225,8 +222,14 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ShardError: it is missing or cannot be read.
     """
-    try:
+    with _missing(path):
         return path.read_bytes()
+
+
+@contextmanager
+def _missing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ShardError(f"{path}: {error.strerror}; complete the download") from error
 
@@ -272,12 +275,18 @@ def read_rows(path: Path, header: str) -> list[list[str]]:
 
 def png_size(image: bytes, path: Path) -> tuple[int, int]:
     """Return height and width in pixels of a PNG that is whole; raises as `jpeg_size` does."""
+    with _opened_png(image, path) as picture:
+        picture.verify()
+        return picture.height, picture.width
+
+
+@contextmanager
+def _opened_png(image: bytes, path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(BytesIO(image), formats=("PNG",)) as picture:
-            picture.verify()
-            return picture.height, picture.width
+            yield picture
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ShardError(f"{path} is no whole PNG ({error}); download it again") from error
+        raise ShardError(f"{path} is no readable PNG; download it again") from error
 
 
 def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
@@ -320,7 +329,12 @@ def read_masks(path: Path, size: tuple[int, int]) -> dict[str, Rle]:
     Raises:
         ShardError: it is broken, of another kind or of another size.
     """
-    labels = _read_labels(path)
+    with _opened_png(read_bytes(path), path) as picture:
+        mode, labels = picture.mode, np.asarray(picture)
+    if mode not in ("P", "L"):
+        raise ShardError(
+            f"{path} is a PNG of mode {mode}; label maps are palette or grey, one byte a pixel"
+        )
     if labels.shape != size:
         raise ShardError(
             f"{path} has {labels.shape[0]}x{labels.shape[1]} pixels, "
@@ -328,16 +342,3 @@ def read_masks(path: Path, size: tuple[int, int]) -> dict[str, Rle]:
         )
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
     return {str(value): encode_mask(labels == value) for value in present.tolist() if value}
-
-
-def _read_labels(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(BytesIO(read_bytes(path)), formats=("PNG",)) as picture:
-            mode, labels = picture.mode, np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ShardError(f"{path} is no readable PNG; download it again") from error
-    if mode not in ("P", "L"):
-        raise ShardError(
-            f"{path} is a PNG of mode {mode}; label maps are palette or grey, one byte a pixel"
-        )
-    return labels
