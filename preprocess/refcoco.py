@@ -34,19 +34,13 @@ from shards.writer import Plan
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 PUBLISHED = {  # images, sentences
     "refcoco": {
-        "train": (16994, 120624),
-        "val": (1500, 10834),
-        "testA": (750, 5657),
-        "testB": (750, 5095),
+        "train": (16994, 120624), "val": (1500, 10834), "testA": (750, 5657), "testB": (750, 5095),
     },
     "refcoco+": {
-        "train": (16992, 120191),
-        "val": (1500, 10758),
-        "testA": (750, 5726),
-        "testB": (750, 4889),
+        "train": (16992, 120191), "val": (1500, 10758), "testA": (750, 5726), "testB": (750, 4889),
     },
     "refcocog": {"train": (21899, 80512), "val": (1300, 4896), "test": (2600, 9602)},
-}
+}  # fmt: skip
 SPLITS = {name: tuple(splits) for name, splits in PUBLISHED.items()}
 _BROKEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from shards.record import Record, gather_maps, mask_box, mirror_words, transform
 from shards.schema import BoolArray, DamageError, Expression, Frame, ShardError, decode_mask
 
 MAX_ATTEMPTS = 100
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -152,17 +154,10 @@ class ClipSource:
         Raises:
             ShardError: If `MAX_ATTEMPTS` items show no object, or too much is damaged.
         """
-        for attempt in range(MAX_ATTEMPTS):
-            number, item = self._item(epoch, position, attempt)
-            clip = self._try_item(number, item, epoch, position, attempt)
-            if clip is not None:
-                with self._lock:
-                    self.made += 1
-                return clip
-        raise ShardError(
-            f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
-            "damaged; crop less, or check the set"
-        )
+        clip = self._first(self._try_item, epoch, position)
+        with self._lock:
+            self.made += 1
+        return clip
 
     def choice(self, epoch: int, position: int) -> Choice:
         """What a position will show if nothing is damaged and no crop hides it; reads nothing.
@@ -170,12 +165,18 @@ class ClipSource:
         Raises:
             ShardError: If `MAX_ATTEMPTS` items show no object.
         """
+        return self._first(self._choose, epoch, position)
+
+    def _first(self, make: Callable[..., T | None], epoch: int, position: int) -> T:
+        """What an item or, where that gives None, one of its replacements makes."""
         for attempt in range(MAX_ATTEMPTS):
             number, item = self._item(epoch, position, attempt)
-            choice = self._choose(number, item, epoch, position, attempt)
-            if choice is not None:
-                return choice
-        raise ShardError(f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object")
+            if (made := make(number, item, epoch, position, attempt)) is not None:
+                return made
+        raise ShardError(
+            f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
+            "damaged; crop less, or check the set"
+        )
 
     def _item(self, epoch: int, position: int, attempt: int) -> tuple[int, int]:
         """Set and item of a position; those of its replacements are drawn."""
