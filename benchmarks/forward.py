@@ -133,6 +133,13 @@ def main(
             total = time.perf_counter() - start
             row = {**spent, "other": total - sum(spent.values()), "total": total}
             best[name] = min(best.get(name, row), row, key=lambda r: r["total"])
+    report(best, backbone=backbone, clip=[frames, height, width], threads=threads, apart=difference)
+
+
+def report(
+    best: dict[str, dict[str, float]], *, backbone: str, clip: list[int], threads: int, apart: float
+) -> None:
+    """Print the table and the figures."""
     print("| part | ours, s | straightforward, s |\n|---|---|---|")
     for part in best["ours"]:
         print(f"| {part} | {best['ours'][part]:.2f} | {best['port'][part]:.2f} |")
@@ -141,12 +148,12 @@ def main(
             {
                 "benchmark": "forward",
                 "backbone": backbone,
-                "clip": [frames, height, width],
+                "clip": clip,
                 "threads": threads,
                 "ours_s": round(best["ours"]["total"], 3),
                 "straightforward_s": round(best["port"]["total"], 3),
                 "faster": round(best["port"]["total"] / best["ours"]["total"], 2),
-                "largest_difference_in_logits": difference,
+                "largest_difference_in_logits": apart,
                 "parts_s": {k: round(v, 3) for k, v in best["ours"].items()},
             }
         )

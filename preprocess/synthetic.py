@@ -80,7 +80,7 @@ class SyntheticSettings:
     seed: int = 0
     motion: float = 0.33
     twins: float = 0.3
-    image_side: float = 0.5
+    image_side: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave no room to draw."""

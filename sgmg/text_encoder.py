@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from einops import reduce
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -141,8 +140,8 @@ class TextEncoder(nn.Module):
         """
         if self.tokenizer is None:
             raise ValueError("this text encoder was built without a tokenizer: pass Tokens")
-        if not expressions:
-            raise ValueError("no expression to tokenize")
+        if not expressions or not all(it.strip() for it in expressions):
+            raise ValueError("an expression is missing or empty: say what to look for")
         batch = self.tokenizer(
             list(expressions), padding="longest", truncation=False, return_tensors="pt"
         )
@@ -311,6 +310,8 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Learn a tokenizer from expressions; equal expressions give an equal tokenizer.
 
+    It adds no marks at start and end: in the mean of a few words they would hide them.
+
     Args:
         expressions: Of the training set.
         vocab_size: Most entries; frequent words stay whole, others are split, bytes at worst.
@@ -333,9 +334,4 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(expressions, trainer)
-    start, end = (_SPECIAL["cls_token"], _SPECIAL["sep_token"])
-    tokenizer.post_processor = TemplateProcessing(
-        single=f"{start} $A {end}",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)],
-    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)

@@ -2,10 +2,9 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import shutil
-import socket
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accelerate import PartialState
 from PIL import Image
 
 import evaluate
@@ -27,6 +25,7 @@ from shards.writer import Plan, build_set
 from tests.sgmg.tiny import tiny_model
 from tests.shards.sample_videos import make_video
 
+ROOT = Path(__file__).resolve().parents[1]
 FOUR = ("annot1", "annot1_full_video", "annot2", "annot2_full_video")
 SIZE = ("--short-side", 144, "--device", "cpu")
 
@@ -239,31 +238,16 @@ def test_resuming_redoes_nothing_and_refuses_other_settings(sets, checkpoint, tm
         run(*arguments, "--short-side", 160, "--device", "cpu")
 
 
-def process(rank: int, port: int, arguments: list[object]) -> None:
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in told.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="true")
-    PartialState._reset_state()
-    run(*arguments)
-    assert PartialState._shared_state == {} or PartialState().num_processes == 2
-
-
 def test_two_processes_give_the_table_of_one(sets, checkpoint, tmp_path) -> None:
     arguments = (checkpoint, sets("mevis"), *SIZE, "--sheet", 0, "--out")
     run(*arguments, tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    both = [
-        fork.Process(target=process, args=(rank, port, [*arguments, tmp_path / "two"]))
-        for rank in range(2)
-    ]
-    for it in both:
-        it.start()
-    for it in both:
-        it.join(120)
-        assert it.exitcode == 0
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += [ROOT / "evaluate.py", *arguments, tmp_path / "two"]
+    alone = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [str(word) for word in words], env=os.environ | alone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
     for name in ("expressions.csv", "summary.json", "table.md"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
 

@@ -52,6 +52,7 @@ def test_evaluation_is_one_graph():
 
 
 @long
+@pytest.mark.xfail(strict=True, reason="Dynamo meets a lock in the training forward")
 def test_training_with_the_matcher_is_one_graph_and_gives_the_same_gradients():
     model = tiny_model(dropout=0.0).train()
     frames, padding = clips(2, 2)
