@@ -16,16 +16,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from preprocess.source import (
-    Source,
-    blaming,
-    encode_jpeg,
-    expression,
-    file_size,
-    first_folder,
-    read_rows,
-    read_text,
-)
+from preprocess import files
+from preprocess.source import Source, encode_jpeg, expression
 from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
 from shards.writer import Plan
 
@@ -61,7 +53,7 @@ class A2dVideos:
         """
         name = key.removeprefix("v_")
         path = self.base / f"Release/CLIPS320/{name}.mp4"
-        folder = first_folder(f"masks of video {name}", _masks_folder(self.base) / name)
+        folder = files.first_folder(f"masks of video {name}", _masks_folder(self.base) / name)
         masks = {it.stem: read_instances(it) for it in sorted(folder.glob("*.h5"))}
         frames = [
             Frame(f"{number:05d}", encode_jpeg(it, self.quality), "jpg", masks.get(f"{number:05d}"))
@@ -95,13 +87,13 @@ def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Sou
     Raises:
         ShardError: a file is missing or broken.
     """
-    base = first_folder(
+    base = files.first_folder(
         "A2D-Sentences", root / "text_annotations", root / "a2d_sentences/text_annotations"
     ).parent
     wanted, num_videos = _videos_of(base / "Release/videoset.csv", split)
-    missed = set(read_text(base / "text_annotations/a2d_missed_videos.txt").split())
+    missed = set(files.read_text(base / "text_annotations/a2d_missed_videos.txt").split())
     table = base / "text_annotations/a2d_annotation.txt"
-    rows = read_rows(table, "video_id,instance_id,query")
+    rows = files.read_rows(table, "video_id,instance_id,query")
     copies = [row for row in rows if row[1] == COPY]
     said: dict[str, list[Expression]] = {}
     for video, instance, text in rows:
@@ -121,7 +113,7 @@ def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Sou
     return Source(
         dataset="a2d-sentences",
         split=split,
-        plans=tuple(Plan(f"v_{name}", GROWTH * file_size(path)) for name, path in videos),
+        plans=tuple(Plan(f"v_{name}", GROWTH * files.file_size(path)) for name, path in videos),
         read=reader.read,
         num_expressions=sum(map(len, said.values())),
         published=PUBLISHED[split],
@@ -141,7 +133,9 @@ def _masks_folder(base: Path) -> Path:
 def _videos_of(path: Path, split: str) -> tuple[set[str], int]:
     """Return a split's videos by the table without header, and the number of all."""
     number = str(SPLITS.index(split))
-    rows = [line.split(",") for line in read_text(path, "latin-1").split("\n") if line.strip()]
+    rows = [
+        line.split(",") for line in files.read_text(path, "latin-1").split("\n") if line.strip()
+    ]
     if not rows or any(row[-1].strip() not in ("0", "1") for row in rows):
         raise ShardError(f"{path}: a last column is not 0 (train) or 1 (test); download it again")
     return {row[0] for row in rows if row[-1].strip() == number}, len(rows)
@@ -153,8 +147,8 @@ def read_instances(path: Path) -> dict[str, Rle]:
     Raises:
         ShardError: the file is missing, broken or not in the official form.
     """
-    with blaming(f"{path} is no readable file of instances"):
-        with h5py.File(path, "r") as file:
+    with files.blaming(f"{path} is no readable file of instances"):
+        with h5py.File(path) as file:
             numbers = [str(int(it)) for it in np.ravel(file["instance"][()])]
             if file["reMask"].size > MAX_PIXELS:
                 raise ValueError(f"reMask claims {file['reMask'].shape}")
@@ -173,17 +167,12 @@ def decode_video(path: Path) -> Iterator[Image.Image]:
     Raises:
         ShardError: it is missing, broken or cut short.
     """
-    count = told = 0
-    try:
-        with av.open(str(path)) as container:
-            told = container.streams.video[0].frames
-            container.streams.video[0].codec_context.options = {"err_detect": "explode"}
-            for frame in container.decode(video=0):
-                count += 1
-                yield frame.to_image()
-    except (av.FFmpegError, LookupError, MemoryError, OSError, ValueError) as error:
-        raise ShardError(
-            f"{path} cannot be decoded after {count} frames ({error}); download it again"
-        ) from error
-    if count < 0.9 * told or not count:  # an edit list may hide a few
-        raise ShardError(f"{path} has {count} frames of {told}: it is cut short; download it again")
+    count = 0
+    with files.blaming(f"{path} cannot be decoded"), av.open(str(path)) as container:
+        told = container.streams.video[0].frames
+        container.streams.video[0].codec_context.options = {"err_detect": "explode"}
+        for frame in container.decode(video=0):
+            count += 1
+            yield frame.to_image()
+        if count < 0.9 * told or not count:  # an edit list may hide a few
+            raise ValueError(f"{count} frames of {told}")

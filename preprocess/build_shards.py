@@ -218,7 +218,7 @@ def write_set(source: Source, out: str, told: Mapping[str, Json], settings: Buil
             workers=settings.workers,
             on_error=settings.on_error,
             progress=show,
-            runner=on_ray(settings.address, settings.workers, show) if on_cluster else None,
+            runner=on_ray(settings.address, settings.workers) if on_cluster else None,
         )
     counts = manifest.counts
     print(

@@ -18,17 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
-from preprocess.source import (
-    Source,
-    blaming,
-    expression,
-    file_size,
-    first_folder,
-    png_size,
-    read_bytes,
-    read_json,
-    read_rows,
-)
+from preprocess import files
+from preprocess.source import Source, expression
 from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
 from shards.writer import Plan
 
@@ -72,21 +63,18 @@ class JhmdbVideos:
         """Read a video.
 
         Raises:
-            ShardError: a file is missing, broken or of another size than the rest.
+            ShardError: a file is missing or broken.
         """
         video = self.videos[key]
         mat = self.base / "puppet_mask" / video.action / video.name / "puppet_mask.mat"
         masks, frames = read_puppet(mat), []
         for path in self.frames(video):
-            image = read_bytes(path)
-            if png_size(image, path) != masks.shape[:2]:
-                raise ShardError(f"{path} is not of the size of its masks, {masks.shape[:2]}")
             its: dict[str, Rle] | None = None
             if path.stem in video.drawn:
                 if int(path.stem) > masks.shape[2]:  # some videos have fewer masks than frames
                     raise ShardError(f"{mat} has {masks.shape[2]} masks, none of {path.name}")
                 its = {"1": encode_mask(masks[:, :, int(path.stem) - 1])}
-            frames.append(Frame(path.stem, image, "png", its))
+            frames.append(Frame(path.stem, files.read_png(path), "png", its))
         return Video(
             key=key,
             dataset="jhmdb-sentences",
@@ -110,7 +98,7 @@ def open_jhmdb_sentences(root: Path, split: str = "test") -> Source:
     Raises:
         ShardError: a file is missing or broken.
     """
-    images = first_folder(
+    images = files.first_folder(
         "JHMDB-Sentences", root / "Rename_Images", root / "jhmdb_sentences/Rename_Images"
     )
     path = images.parent / METADATA
@@ -119,11 +107,11 @@ def open_jhmdb_sentences(root: Path, split: str = "test") -> Source:
             f"{path} is missing: the benchmark's frames were drawn without a seed, only this file "
             f"knows them; get it from where the sentences are published"
         )
-    rows = read_json(path)
-    queries = dict(read_rows(images.parent / "jhmdb_annotation.txt", "video_id,query"))
+    rows = files.read_json(path)
+    queries = dict(files.read_rows(images.parent / "jhmdb_annotation.txt", "video_id,query"))
     drawn: dict[str, list[str]] = {}
     actions = {}
-    with blaming(f"{path} is not in the official form"):
+    with files.blaming(f"{path} is not in the official form"):
         for name, frame, mask, _, text in rows:
             action, number = frame.split("/")[-3], Path(frame).stem
             told = [it.format(action, name, number) for it in (_FRAME, _MASK)]
@@ -142,7 +130,7 @@ def open_jhmdb_sentences(root: Path, split: str = "test") -> Source:
         dataset="jhmdb-sentences",
         split=split,
         plans=tuple(
-            Plan(key, sum(map(file_size, reader.frames(it)))) for key, it in videos.items()
+            Plan(key, sum(map(files.file_size, reader.frames(it)))) for key, it in videos.items()
         ),
         read=reader.read,
         num_expressions=len(videos),
@@ -165,15 +153,11 @@ def read_puppet(path: Path) -> np.ndarray[Any, Any]:
     Raises:
         ShardError: the file is missing or broken.
     """
-    content = read_bytes(path)
-    try:
-        masks = np.asarray(loadmat(BytesIO(content), variable_names=["part_mask"])["part_mask"])
+    content = BytesIO(files.read_bytes(path))
+    with files.blaming(f"{path} has no readable part_mask"):
+        masks = np.asarray(loadmat(content, variable_names=["part_mask"])["part_mask"])
         if masks.ndim == 2:  # MATLAB drops a last axis of one
             masks = masks[..., None]
         if masks.ndim != 3 or masks.dtype.kind not in "biuf":
             raise ValueError(f"part_mask is {masks.dtype} {masks.shape}")
         return masks != 0
-    except Exception as error:
-        raise ShardError(
-            f"{path} has no readable part_mask ({type(error).__name__}: {error}); download it again"
-        ) from error

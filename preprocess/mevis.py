@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+from preprocess.files import blaming, first_folder
 from preprocess.ref_youtube_vos import read_listing
-from preprocess.source import Source, VideoFolder, VideoFolders, blaming, first_folder
+from preprocess.source import Source, VideoFolder, VideoFolders
 from shards.schema import Rle, ShardError, Video
 
 SPLITS = ("train", "valid_u", "valid")
@@ -65,12 +66,11 @@ class MevisVideos(VideoFolders):
             with path.open("rb") as file:
                 file.seek(start)
                 found = json.loads(file.read(end - start).rstrip().removesuffix(b","))
-            if any(it and it["size"] != [video.height, video.width] for it in found):
-                raise ValueError(f"not all are of {video.height}x{video.width} pixels")
             if len(found) != len(video.frames):
                 raise ValueError(f"{len(found)} masks for {len(video.frames)} frames")
             return [
-                it and Rle(video.height, video.width, it["counts"].encode("ascii")) for it in found
+                it and Rle(it["size"][0], it["size"][1], it["counts"].encode("ascii"))
+                for it in found
             ]
 
 
@@ -117,12 +117,10 @@ def find_annotations(path: Path) -> dict[str, tuple[int, int]]:
     Raises:
         ShardError: it is missing or has none.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            found = [(it[1].decode(), it.start(), it.end()) for it in _ENTRY.finditer(text)]
-            end = text.rfind(b"}")
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: {error}; complete the download") from error
+    with blaming(f"{path} cannot be searched", "complete the download"), path.open("rb") as file:
+        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        found = [(it[1].decode(), it.start(), it.end()) for it in _ENTRY.finditer(text)]
+        end = text.rfind(b"}")
     starts = [*found, ("", end, end)]
     if not found or end < found[-1][2]:
         raise ShardError(f"{path} is cut short or has no masks; download it again")

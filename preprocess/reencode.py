@@ -7,8 +7,9 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from preprocess.files import blaming
 from preprocess.source import encode_jpeg
-from shards.schema import Frame, Rle, ShardError, Video, decode_mask, encode_mask
+from shards.schema import Frame, Rle, Video, decode_mask, encode_mask, prepare_video
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Reencoded:
         """Read a video, shrink it.
 
         Raises:
-            ShardError: as the reader does, or a frame cannot be decoded.
+            ShardError: as the reader does, or what it gives does not fit or cannot be decoded.
         """
-        video = self.read(key)
+        video = prepare_video(self.read(key))
         longest = max(video.height, video.width)
         scale = min(1.0, (self.max_side or longest) / longest)
         if scale == 1 and not self.always:
@@ -44,30 +45,22 @@ class Reencoded:
                 frame,
                 image=self._image(key, frame, (width, height)),
                 extension="jpg",
-                masks=frame.masks if scale == 1 else _shrink(frame.masks, height, width),
+                masks=frame.masks and _shrink(frame.masks, (width, height)),
             )
             for frame in video.frames
         ]
         return replace(video, height=height, width=width, frames=frames)
 
     def _image(self, key: str, frame: Frame, size: tuple[int, int]) -> bytes:
-        try:
-            with Image.open(BytesIO(frame.image)) as picture:
-                small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ShardError(
-                f"video {key!r}: frame {frame.name} cannot be decoded ({error}); download it again"
-            ) from error
-        return encode_jpeg(small, self.quality)
+        with blaming(f"video {key!r}: frame {frame.name} cannot be decoded"):
+            picture = Image.open(BytesIO(frame.image)).convert("RGB")
+            return encode_jpeg(picture.resize(size, Image.Resampling.LANCZOS), self.quality)
 
 
-def _shrink(masks: Mapping[str, Rle] | None, height: int, width: int) -> dict[str, Rle] | None:
-    """Take the nearest pixel of each mask."""
-    if masks is None:
-        return None
-    shrunk = {}
-    for name, rle in masks.items():
-        rows = ((np.arange(height) + 0.5) * rle.height / height).astype(int)
-        columns = ((np.arange(width) + 0.5) * rle.width / width).astype(int)
-        shrunk[name] = encode_mask(decode_mask(rle)[rows][:, columns])
-    return shrunk
+def _shrink(masks: Mapping[str, Rle], size: tuple[int, int]) -> dict[str, Rle]:
+    """Take the nearest pixel of each mask; `size` is width and height."""
+    nearest = Image.Resampling.NEAREST
+    return {
+        name: encode_mask(np.asarray(Image.fromarray(decode_mask(rle)).resize(size, nearest)))
+        for name, rle in masks.items()
+    }

@@ -12,15 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.source import (
-    Source,
-    VideoFolder,
-    VideoFolders,
-    blaming,
-    expression,
-    first_folder,
-    read_json,
-)
+from preprocess.files import blaming, first_folder, read_json
+from preprocess.source import Source, VideoFolder, VideoFolders, expression
 from shards.schema import Expression, ShardError
 
 SPLITS = ("train", "valid")
@@ -50,6 +43,12 @@ def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-
     listed = read_listing(
         lists / split / "meta_expressions.json", base / "meta.json" if with_meta else None
     )
+    for video, bare in ((video, it) for video, its in listed.items() for it in its.expressions):
+        if split == "train" and not bare.objects:
+            raise ShardError(
+                f"train meta_expressions.json: expression {bare.id} of video {video} "
+                f"has no obj_id; download it again"
+            )
     notes = []
     if split == "valid":
         unscored = read_listing(lists / "test/meta_expressions.json").keys() & listed.keys()
@@ -67,20 +66,8 @@ def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-
         )
         for video, it in listed.items()
     }
-    if split == "train":
-        _check_referred(listed)
     published = PUBLISHED[split] if dataset == "ref-youtube-vos" else (None, None)
     return VideoFolders(dataset, split, videos).source(published, notes)
-
-
-def _check_referred(listed: Mapping[str, "ListedVideo"]) -> None:
-    for video, it in listed.items():
-        for bare in it.expressions:
-            if not bare.objects:
-                raise ShardError(
-                    f"train meta_expressions.json: expression {bare.id} of video {video} "
-                    f"has no obj_id; download it again"
-                )
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,9 @@ from typing import Any, NoReturn
 
 from pycocotools import mask as coco_mask
 
-from preprocess.source import (
-    Source,
-    blaming,
-    expression,
-    file_size,
-    first_folder,
-    jpeg_size,
-    read_bytes,
-    read_json,
-)
-from shards.schema import Expression, Frame, Rle, ShardError, Video
+from preprocess import files
+from preprocess.source import Source, expression
+from shards.schema import Expression, Frame, Rle, Video
 from shards.writer import Plan
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
@@ -42,7 +34,6 @@ PUBLISHED = {  # images, sentences
     "refcocog": {"train": (21899, 80512), "val": (1300, 4896), "test": (2600, 9602)},
 }  # fmt: skip
 SPLITS = {name: tuple(splits) for name, splits in PUBLISHED.items()}
-_BROKEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -83,8 +74,8 @@ class ReferredImages:
         """
         it = self.images[key]
         path = self.folder / it.file_name
-        image = read_bytes(path)
-        size = jpeg_size(image, path, (it.height, it.width))
+        image, _ = files.read_jpeg(path)
+        size = (it.height, it.width)
         masks = {name: _mask(name, outline, size) for name, outline in it.outlines.items()}
         return Video(
             key=key,
@@ -114,7 +105,7 @@ def open_refcoco(
     Raises:
         ShardError: a file is missing or broken.
     """
-    folder = first_folder("COCO images", root / "train2014", root / "coco/train2014")
+    folder = files.first_folder("COCO images", root / "train2014", root / "coco/train2014")
     base = folder.parent
     found = _converted_file(base, name, split)
     if found is None:
@@ -133,7 +124,9 @@ def open_refcoco(
     return Source(
         dataset=reader.dataset,
         split=split,
-        plans=tuple(Plan(key, file_size(folder / it.file_name)) for key, it in images.items()),
+        plans=tuple(
+            Plan(key, files.file_size(folder / it.file_name)) for key, it in images.items()
+        ),
         read=reader.read,
         num_expressions=sum(len(it.expressions) for it in images.values()),
         published=(None, None) if dataset else PUBLISHED[name][split],
@@ -161,9 +154,9 @@ def held_out_images(base: Path, name: str) -> set[str]:
     for split in SPLITS[name][1:]:
         converted = _converted_file(base, name, split)
         path = converted or base / name / REFS[name]
-        with blaming(f"{path} lists no images"):
+        with files.blaming(f"{path} lists no images"):
             if converted:
-                keys |= {it["original_id"] for it in read_json(path)["images"]}
+                keys |= {it["original_id"] for it in files.read_json(path)["images"]}
             else:
                 keys |= {it["image_id"] for it in read_plain_pickle(path) if it["split"] == split}
     return {f"{key:012d}" for key in keys}
@@ -192,7 +185,7 @@ def _gather(image_id: str, rows: Iterable[_Row]) -> dict[str, ReferredImage]:
 
 
 def _official(refs_path: Path, instances_path: Path, split: str) -> dict[str, ReferredImage]:
-    refs, instances = read_plain_pickle(refs_path), read_json(instances_path)
+    refs, instances = read_plain_pickle(refs_path), files.read_json(instances_path)
 
     def rows() -> Iterator[_Row]:
         images = {it["id"]: it for it in instances["images"]}
@@ -208,12 +201,12 @@ def _official(refs_path: Path, instances_path: Path, split: str) -> dict[str, Re
 
     both = f"{refs_path} and {instances_path}"
     problem = f"{both} are not in the official form or not of one download"
-    with blaming(problem, "download both again"):
+    with files.blaming(problem, "download both again"):
         return _gather("id", rows())
 
 
 def _converted(path: Path) -> dict[str, ReferredImage]:
-    content = read_json(path)
+    content = files.read_json(path)
 
     def rows() -> Iterator[_Row]:
         annotations = {it["image_id"]: it for it in content["annotations"]}
@@ -227,7 +220,7 @@ def _converted(path: Path) -> dict[str, ReferredImage]:
             yield image, object_id, category, outline, said
 
     advice = "convert again, or give the official files"
-    with blaming(f"{path} is not in the converted form", advice):
+    with files.blaming(f"{path} is not in the converted form", advice):
         return _gather("original_id", rows())
 
 
@@ -241,24 +234,20 @@ def _plain(file_name: str) -> str:
 def _mask(name: str, outline: bytes, size: tuple[int, int]) -> Rle:
     """Draw polygons or run lengths in COCO's form as a mask of ``size`` (height, width)."""
     height, width = size
-    segmentation = json.loads(outline)
-    try:
-        if isinstance(segmentation, dict):
-            if list(segmentation["size"]) != [height, width]:
-                raise ValueError(f"its size is {segmentation['size']}")
-            if isinstance(segmentation["counts"], str):
-                return Rle(height, width, segmentation["counts"].encode("ascii"))
-            if sum(segmentation["counts"]) != height * width or min(segmentation["counts"]) < 0:
-                raise ValueError("its run lengths do not fill the image")
-            merged = coco_mask.frPyObjects(segmentation, height, width)
-        else:
+    problem = f"annotation {name}: its segmentation cannot be drawn on {height}x{width} pixels"
+    with files.blaming(problem, "download instances.json again"):
+        segmentation = json.loads(outline)
+        if isinstance(segmentation, list):
             polygons = [_polygon(it, 2 * max(size)) for it in segmentation if len(it) >= 6]
             merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    except _BROKEN as error:
-        raise ShardError(
-            f"annotation {name}: its segmentation cannot be drawn on {height}x{width} pixels "
-            f"({error}); download instances.json again"
-        ) from error
+        elif list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"its size is {segmentation['size']}")
+        elif isinstance(segmentation["counts"], str):
+            return Rle(height, width, segmentation["counts"].encode("ascii"))
+        elif sum(segmentation["counts"]) != height * width or min(segmentation["counts"]) < 0:
+            raise ValueError("its run lengths do not fill the image")
+        else:
+            merged = coco_mask.frPyObjects(segmentation, height, width)
     return Rle(height, width, bytes(merged["counts"]))
 
 
@@ -283,14 +272,10 @@ def read_plain_pickle(path: Path) -> Any:
     Raises:
         ShardError: it is missing, broken, or holds anything else.
     """
-    content = read_bytes(path)
-    try:
+    content = files.read_bytes(path)
+    problem = f"{path} is no pickle of plain data and nothing of it was run"
+    with files.blaming(problem, "download it again from the official place"):
         try:
             return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
         except UnicodeDecodeError:  # byte strings of Python 2
             return _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()
-    except (*_BROKEN, pickle.UnpicklingError, EOFError, ImportError, MemoryError) as error:
-        raise ShardError(
-            f"{path} is no pickle of plain data ({error}); nothing of it was run: "
-            f"download it again from the official place"
-        ) from error

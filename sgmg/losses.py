@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from sgmg.boxes import cxcywh_to_xyxy, overlaps
+from sgmg.boxes import overlaps, to_xyxy
 from sgmg.matcher import Targets, Weights, dice_similarity, low_targets
 from sgmg.outputs import LayerOutput, SgMgOutput
 
@@ -124,7 +124,7 @@ def layer_terms(layer: LayerOutput, targets: Targets) -> dict[str, Tensor]:
     return {
         "class": _class_term(layer.queries.class_logits.float(), layer.selected, targets.visible),
         "box": (boxes - goal).abs().sum(),
-        "giou": (1 - overlaps(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal))[1]).sum(),
+        "giou": (1 - overlaps(to_xyxy(boxes), to_xyxy(goal))[1]).sum(),
         "mask": mask,
         "dice": dice,
         "mask_low": mask_low,

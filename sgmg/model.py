@@ -240,11 +240,9 @@ class SgMg(
         decoded = self.decode(memory, sentence)
         features = self.mask_features(memory)
         last = self.config.decoder_layers - 1
-        chosen = range(last + 1) if self._every_layer(every_layer) else (last,)
+        every_layer = self.training if every_layer is None else every_layer
+        chosen = range(last + 1) if every_layer else (last,)
         return SgMgOutput(tuple(self.output(i, decoded, features, visual, select) for i in chosen))
-
-    def _every_layer(self, asked: bool | None) -> bool:
-        return self.training if asked is None else asked
 
     def fuse(self, visual: VisualFeatures, words: Tensor, word_padding: Tensor) -> list[Tensor]:
         """Spectrum-guided cross-modal fusion: maps [E, T, C, h, w] that know the expression."""

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import entry_points
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -93,11 +92,9 @@ def _differences(shard_set: ShardSet, root: Path) -> Iterator[str]:
     yield from (f"{key}: in the set, not in {root}" for key in sorted(known - keys))
     yield from (f"{key}: in {root}, not in the set" for key in sorted(keys - known))
     for key in sorted(rows.keys() & keys):
-        row = rows[key]
-        spans = [row.head, *chain(*(row.spans(at) for at in range(len(row.frame_names))))]
-        members = [data for _, data in encode_video(prepare_video(source.read(key)))]
-        told = [(it.size, it.crc32c) for it in spans]
-        if told != [(len(data), google_crc32c.value(data)) for data in members]:
+        told = {name: (it.size, it.crc32c) for name, it in rows[key].members().items()}
+        members = encode_video(prepare_video(source.read(key)))
+        if told != {name: (len(data), google_crc32c.value(data)) for name, data in members}:
             yield f"{key}: not what {root} gives"
 
 

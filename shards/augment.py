@@ -47,8 +47,6 @@ class Augmentation:
         crop_sides: Smallest and largest side of the crop.
         crop_short_sides: Short sides after the crop.
         crop_max_side: Limit of the long side after the crop.
-        zoom: Least share of each side that a crop keeps, to be resized to the frame's size; 1: no
-            such crop.
         mirror: Probability of mirroring left and right, words included.
         mirror_first: Mirror before the frame is resized and cropped, as published for A2D.
         distortion: Of colours; None: none.
@@ -64,7 +62,6 @@ class Augmentation:
     crop_sides: tuple[int, int] = (384, 600)
     crop_short_sides: tuple[int, ...] = ()
     crop_max_side: int | None = None
-    zoom: float = 1.0
     mirror: float = 0.0
     mirror_first: bool = False
     distortion: Distortion | None = None
@@ -156,11 +153,7 @@ def _draw_mirror(augmentation: Augmentation, draws: Draws) -> tuple[Step, ...]:
 
 
 def _draw_size(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:
-    """Resize, or resize, crop and resize; or zoom."""
-    if augmentation.zoom < 1.0:
-        height, width = (round(side * draws.uniform(augmentation.zoom, 1.0)) for side in size)
-        top, left = draws.integer(0, size[0] - height), draws.integer(0, size[1] - width)
-        return Crop(top, left, height, width), Resize(*size)
+    """Resize, or resize, crop and resize."""
     if not augmentation.short_sides:
         return ()
     if draws.chance(1.0 - augmentation.crop):

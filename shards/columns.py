@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.manifest import Counts
-from shards.schema import BoolArray, Expression, ShardError, Video
+from shards.schema import BoolArray, Expression, ShardError, Video, image_suffix, masks_suffix
 from shards.storage import Span
 
-_GROUP = 1024  # rows of a row group
+_GROUP = 1024  # rows of a row group, and of a walk
 IntArray = npt.NDArray[np.int64]
 
 _SPAN = [("offset", pa.int64()), ("size", pa.int64()), ("crc32c", pa.uint32())]
@@ -88,6 +88,14 @@ class VideoRow:
         """Where a frame's image lies and, if it is annotated, its masks."""
         image = Span(*self.images[:, frame].tolist())
         return [image, Span(*self.masks[:, frame].tolist())] if self.annotated[frame] else [image]
+
+    def members(self) -> dict[str, Span]:
+        """Where every member of the sample lies, by its suffix."""
+        found = {"json": self.head}
+        for frame, extension in enumerate(self.extensions):
+            suffixes = (image_suffix(frame, extension), masks_suffix(frame))
+            found |= dict(zip(suffixes, self.spans(frame), strict=False))
+        return found
 
 
 class IndexWriter:
@@ -189,7 +197,7 @@ def read_index(data: bytes) -> Any:
 
 
 class Columns:
-    """The indexes of a whole set as flat arrays; rows are made from them on demand.
+    """The indexes of a whole set as flat arrays; a row is made when asked for and not kept.
 
     Args:
         files: The indexes in the order of the shards.
@@ -223,8 +231,18 @@ class Columns:
         """Number of videos."""
         return len(self.shard)
 
+    def __getitem__(self, video: int) -> VideoRow:
+        """The row of a video."""
+        at = range(len(self))[video]
+        return next(self.rows(at, at + 1))
+
+    def __iter__(self) -> Iterator[VideoRow]:
+        """All rows, in blocks: many at once cost less each."""
+        for start in range(0, len(self), _GROUP):
+            yield from self.rows(start, start + _GROUP)
+
     def rows(self, start: int, stop: int) -> Iterator[VideoRow]:
-        """Rows of some videos; many at once cost less each."""
+        """Rows of some videos."""
         told = self._told.slice(start, stop - start).to_pylist()
         heads = [Span(*it) for it in self._head[:, start:stop].T.tolist()]
         bounds = self._first[start : stop + 1].tolist()

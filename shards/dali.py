@@ -42,26 +42,17 @@ def _build_pipeline(device: str, **options: Any) -> Any:
         decoded = fn.decoders.image(
             images, device=device, output_type=types.RGB, adjust_orientation=False
         )
-        pipeline.set_outputs(_resized(decoded) if device == "mixed" else decoded)
+        if device == "mixed":
+            start, end, size = (
+                fn.external_source(name=name, dtype=types.FLOAT, ndim=1)
+                for name in ("start", "end", "size")
+            )
+            region = {"roi_start": start, "roi_end": end, "size": size}
+            linear = types.INTERP_LINEAR
+            decoded = fn.resize(decoded, **region, interp_type=linear, antialias=True)
+        pipeline.set_outputs(decoded)
     pipeline.build()
     return pipeline
-
-
-def _resized(decoded: Any) -> Any:
-    """The part of the graph that makes a record's geometry."""
-    fn, types = dali.fn, dali.types
-    start, end, size = (
-        fn.external_source(name=name, dtype=types.FLOAT, ndim=1)
-        for name in ("start", "end", "size")
-    )
-    return fn.resize(
-        decoded,
-        roi_start=start,
-        roi_end=end,
-        size=size,
-        interp_type=types.INTERP_LINEAR,
-        antialias=True,
-    )
 
 
 def reshape(image: Tensor, record: Record) -> Tensor:

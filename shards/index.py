@@ -8,57 +8,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import zip_longest
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import google_crc32c
 
 from shards.cache import ShardCache
 from shards.columns import Columns, VideoRow
 from shards.manifest import Manifest, ShardRecord
-from shards.order import evaluation_share
-from shards.schema import (
-    DamageError,
-    Frame,
-    ShardError,
-    Video,
-    decode_masks,
-    decode_sample,
-    image_suffix,
-    masks_suffix,
-)
+from shards.schema import DamageError, Frame, ShardError, Video, decode_masks, decode_sample
 from shards.storage import Span, Storage
 
 __all__ = ["ShardSet", "VideoRow", "open_stream"]
 
-_BLOCK = 1024
 _FETCHES = 3  # of an index that is damaged on its way
 _BESIDE = 4096  # bytes that header and padding may put between neighbours
-
-
-class Rows(Sequence[VideoRow]):
-    """The videos of a set; a row is made when asked for and not kept, walking them all is cheap."""
-
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
-
-    def __len__(self) -> int:
-        return len(self._columns)
-
-    @overload
-    def __getitem__(self, video: int) -> VideoRow: ...
-    @overload
-    def __getitem__(self, video: slice) -> Sequence[VideoRow]: ...
-    def __getitem__(self, video: int | slice) -> VideoRow | Sequence[VideoRow]:
-        """A row, or the rows of a slice."""
-        chosen = range(len(self))[video]
-        if isinstance(chosen, range):
-            return [self[it] for it in chosen]
-        return next(self._columns.rows(chosen, chosen + 1))
-
-    def __iter__(self) -> Iterator[VideoRow]:
-        """All rows, made in blocks."""
-        for start in range(0, len(self), _BLOCK):
-            yield from self._columns.rows(start, min(start + _BLOCK, len(self)))
 
 
 class ShardSet:
@@ -72,7 +35,6 @@ class ShardSet:
         videos: A row for each video, in the order of the shards.
         num_frames: `[N]`, a video each.
         num_expressions: `[N]`.
-        shard_of: `[N]`, position of each video's shard in `manifest.shards`; never falls.
     """
 
     def __init__(
@@ -82,12 +44,10 @@ class ShardSet:
         self.storage = storage
         self.manifest = manifest
         self.hash = manifest.hash
-        self._columns = columns
         self._gap = gap
-        self.videos: Sequence[VideoRow] = Rows(columns)
+        self.videos = columns
         self.num_frames = columns.num_frames
         self.num_expressions = columns.num_expressions
-        self.shard_of = columns.shard
 
     @classmethod
     def open(
@@ -132,7 +92,7 @@ class ShardSet:
 
     def __len__(self) -> int:
         """Number of videos."""
-        return len(self._columns)
+        return len(self.videos)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by address."""
@@ -150,10 +110,6 @@ class ShardSet:
             ShardError: If the place does not answer.
         """
         return self._read(self.videos[video], frames)
-
-    def share(self, rank: int, world_size: int) -> range:
-        """The videos that a process evaluates, by `order.evaluation_share` of their frames."""
-        return evaluation_share(self.num_frames.tolist(), rank, world_size)
 
     def video(self, video: int) -> Video:
         """A whole video, in one range."""
@@ -244,12 +200,7 @@ class ShardSet:
         if row is None or sample is None or row.key != sample["__key__"]:
             place = self.manifest.shards[row.shard if row else -1].name
             raise _damaged(self.storage, place, "other videos than its index tells of")
-        spans = {"json": row.head}
-        for position in range(len(row.frame_names)):
-            image, *masks = row.spans(position)
-            spans[image_suffix(position, row.extensions[position])] = image
-            spans |= {masks_suffix(position): it for it in masks}
-        for suffix, span in spans.items():
+        for suffix, span in row.members().items():
             if suffix not in sample or google_crc32c.value(sample[suffix]) != span.crc32c:
                 place = f"{self.manifest.shards[row.shard].name}: {row.key}.{suffix}"
                 raise _damaged(self.storage, place, "missing or changed")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from shards.index import ShardSet
 from shards.schema import Frame, decode_mask
@@ -73,11 +74,8 @@ def _overlay(frame: Frame, colours: dict[str, tuple[int, int, int]], width: int)
         image = source.convert("RGB" if frame.masks is not None else "L").convert("RGB")
     pixels = np.asarray(image, np.float32).copy()
     for name, rle in (frame.masks or {}).items():
-        mask = decode_mask(rle)
-        inner = mask.copy()
-        inner[1:-1, 1:-1] = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-        colour = np.array(colours[name], np.float32)
+        mask, colour = decode_mask(rle), np.array(colours[name], np.float32)
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * colour
-        pixels[mask & ~inner] = colour
+        pixels[mask & ~ndimage.binary_erosion(mask)] = colour
     height = max(1, round(image.height * width / image.width))
     return Image.fromarray(pixels.astype(np.uint8)).resize((width, height), Image.Resampling.BOX)

@@ -8,13 +8,12 @@ from typing import Any
 
 from shards.manifest import ShardRecord
 from shards.schema import ShardError
-from shards.workers import Progress
 from shards.writer import Runner, ShardTask
 
 _ATTEMPTS = 3
 
 
-def on_ray(address: str | None, workers: int, progress: Progress | None = None) -> Runner:
+def on_ray(address: str | None, workers: int) -> Runner:
     """A runner for `build_set`: one Ray task a shard, given to another worker if one dies.
 
     Every machine must see the source under the same path and have this package installed.
@@ -22,7 +21,6 @@ def on_ray(address: str | None, workers: int, progress: Progress | None = None) 
     Args:
         address: Of a running cluster, "auto" for that of this machine; None: start one here.
         workers: Processes of the one started here; a running one has its own.
-        progress: Told after each shard how many planned bytes and videos are done.
 
     Raises:
         ShardError: If Ray is not installed or not to be reached.
@@ -50,15 +48,10 @@ def on_ray(address: str | None, workers: int, progress: Progress | None = None) 
                 return function(replace(task, read=read))
 
             remote = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(build)
-            pending = {remote.remote(replace(it, read=_nothing), read): it for it in tasks}
-            done = [0, 0]
+            pending = [remote.remote(replace(it, read=_nothing), read) for it in tasks]
             while pending:
-                (ready,), _ = ray.wait(list(pending), num_returns=1)
-                plans = pending.pop(ready).plans
-                yield ray.get(ready)
-                done = [done[0] + sum(it.num_bytes for it in plans), done[1] + len(plans)]
-                if progress:
-                    progress(*done)
+                ready, pending = ray.wait(pending)
+                yield from ray.get(ready)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:

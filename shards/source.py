@@ -20,6 +20,7 @@ from shards.schema import BoolArray, DamageError, Expression, Frame, ShardError,
 
 MAX_ATTEMPTS = 100
 T = TypeVar("T")
+At = tuple[int, int, int]  # epoch, position, attempt
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class ClipSource:
         self.sets, self.seed, self.num_frames = sets, seed, num_frames
         self._expressions = expressions
         self.sampling, self.augmentation, self._block_shards = sampling, augmentation, block_shards
-        self.items = [list_items(s.videos, s.shard_of.tolist(), sampling, num_frames) for s in sets]
+        self.items = [list_items(s.videos, sampling, num_frames) for s in sets]
         for shard_set, items in zip(sets, self.items, strict=True):
             if not len(items):
                 raise ShardError(
@@ -167,11 +168,11 @@ class ClipSource:
         """
         return self._first(self._choose, epoch, position)
 
-    def _first(self, make: Callable[..., T | None], epoch: int, position: int) -> T:
+    def _first(self, make: Callable[[int, int, At], T | None], epoch: int, position: int) -> T:
         """What an item or, where that gives None, one of its replacements makes."""
         for attempt in range(MAX_ATTEMPTS):
             number, item = self._item(epoch, position, attempt)
-            if (made := make(number, item, epoch, position, attempt)) is not None:
+            if (made := make(number, item, (epoch, position, attempt))) is not None:
                 return made
         raise ShardError(
             f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
@@ -187,15 +188,13 @@ class ClipSource:
             row = draws.integer(0, len(self.items[number]) - 1)
         return number, row
 
-    def _choose(
-        self, number: int, item: int, epoch: int, position: int, attempt: int
-    ) -> Choice | None:
+    def _choose(self, number: int, item: int, at: At) -> Choice | None:
         """Draw the frames of an item; None if none of them shows the object."""
         items = self.items[number]
         video, anchor = int(items.video[item]), int(items.anchor[item])
         row = self.sets[number].videos[video]
         expression = row.expressions[int(items.expression[item])]
-        draws = order.Draws(self.seed, order.CLIP, epoch, position, attempt)
+        draws = order.Draws(self.seed, order.CLIP, *at)
         length = len(row.annotated)
         chosen = clip_frames(self.sampling, length, anchor, self.num_frames, draws)
         named = [row.visible[name] for name in expression.objects if name in row.visible]
@@ -203,22 +202,20 @@ class ClipSource:
             return None
         return Choice(number, video, row, expression, anchor, chosen)
 
-    def _try_item(
-        self, number: int, item: int, epoch: int, position: int, attempt: int
-    ) -> Clip | None:
+    def _try_item(self, number: int, item: int, at: At) -> Clip | None:
         """Draw and read one item; None if it is damaged or shows nothing of its object."""
-        choice = self._choose(number, item, epoch, position, attempt)
+        choice = self._choose(number, item, at)
         if choice is None:
             return None
         places = tuple((number, choice.video, frame) for frame in choice.frames)
         shard = (number, -1, choice.row.shard)
         if self.quarantine.holds((shard, *places)):
             return None
-        draws = order.Draws(self.seed, order.AUGMENTATION, epoch, position, attempt)
+        draws = order.Draws(self.seed, order.AUGMENTATION, *at)
         size = (choice.row.height, choice.row.width)
         record = draw_augmentation(self.augmentation, size, self.num_frames, draws)
         try:
-            return self._read(choice, places, record, (epoch, position, attempt))
+            return self._read(choice, places, record, at)
         except DamageError as error:
             place = shard if error.part is None else (number, choice.video, error.part)
             self.quarantine.add(place, str(error))
@@ -226,11 +223,7 @@ class ClipSource:
             return None
 
     def _read(
-        self,
-        choice: Choice,
-        places: tuple[Place, ...],
-        record: Record,
-        at: tuple[int, int, int],
+        self, choice: Choice, places: tuple[Place, ...], record: Record, at: At
     ) -> Clip | None:
         """Read what was chosen; None if nothing of the object is left to be seen."""
         shard_set, row, expression = self.sets[choice.number], choice.row, choice.expression
@@ -242,10 +235,7 @@ class ClipSource:
         size = (row.height, row.width)
         targets = []
         for spoken in (expression, *self._companions(row, expression, at)):
-            sources = [
-                target_mask(frame, spoken.objects, size, name)
-                for frame, name in zip(frames, where, strict=True)
-            ]
+            sources = [target_mask(frame, spoken.objects, size) for frame in frames]
             boxes, visible = target_boxes(sources, record)
             if visible.any():
                 targets.append((self._words(spoken.text, record), sources, boxes, visible))
@@ -271,9 +261,7 @@ class ClipSource:
             anchor=(choice.frames.index(choice.anchor) if choice.anchor in choice.frames else -1),
         )
 
-    def _companions(
-        self, row: VideoRow, expression: Expression, at: tuple[int, int, int]
-    ) -> list[Expression]:
+    def _companions(self, row: VideoRow, expression: Expression, at: At) -> list[Expression]:
         """Other expressions of the item's video, drawn without repeats, as many as are wanted."""
         others = [it for it in row.expressions if it is not expression]
         count = min(self._expressions - 1, len(others))
@@ -289,28 +277,23 @@ class ClipSource:
         return text
 
 
-def target_mask(
-    frame: Frame, objects: Sequence[str], size: tuple[int, int], where: str
-) -> BoolArray:
+def target_mask(frame: Frame, objects: Sequence[str], size: tuple[int, int]) -> BoolArray:
     """Union of the masks of the named objects in one frame; empty where nobody annotated.
 
     Args:
         frame: With its masks.
         objects: Ids.
-        size: Height and width that the masks must have, in pixels.
-        where: The frame's place, for the message.
+        size: Height and width of the masks, in pixels.
 
     Returns:
         `[H, W]`.
 
     Raises:
-        ShardError: If a mask is broken or of another size.
+        ShardError: If a mask is broken.
     """
-    masks = frame.masks or {}
     union = np.zeros(size, bool)
-    for name in objects:
-        if name in masks:
-            union |= decode_mask(masks[name])
+    for name in (frame.masks or {}).keys() & set(objects):
+        union |= decode_mask((frame.masks or {})[name])
     return union
 
 

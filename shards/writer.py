@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -28,12 +29,13 @@ from shards.schema import (
 )
 from shards.storage import Storage
 from shards.tar import ShardTar
-from shards.workers import Progress, in_processes, in_turn
+from shards.workers import in_processes
 
 _UPLOAD_STALL = 120.0
 _ATTEMPTS = 3
 
 Read = Callable[[str], Video]
+Progress = Callable[[int, int], None]
 
 
 class VideoError(ShardError):
@@ -101,8 +103,7 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
         workers: Processes; the bytes are the same for every number.
         on_error: "stop", or "skip": a video whose reading raises ValueError or OSError is left out
             and listed in the manifest.
-        progress: Told after each video (with several workers: now and then) how many of the planned
-            bytes and of the videos are done.
+        progress: Told after each shard how many of the planned bytes and of the videos are done.
         runner: Something else than local processes to run the tasks on, such as a cluster.
 
     Raises:
@@ -121,14 +122,17 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
     plan = _digest([task.plan for task in tasks])
     old = _old_manifest(storage, plan)
     storage.sweep(f"{dataset}-{split}-")
-    if runner is not None:
-        made = runner(build_shard, tasks)
-    elif workers > 1:
-        made = in_processes(build_shard, tasks, progress, workers)
-    else:
-        made = in_turn(build_shard, tasks, progress)
-    records = tuple(sorted(made, key=lambda record: record.name))
-    new = Manifest(dataset, split, plan, seed, shard_bytes, dict(settings), records)
+    if runner is None:
+        runner = partial(in_processes, workers=workers) if workers > 1 else map
+    planned, records, done = {task.name: task.plans for task in tasks}, [], (0, 0)
+    for record in runner(build_shard, tasks):
+        records.append(record)
+        its = planned[record.name]
+        done = done[0] + sum(it.num_bytes for it in its), done[1] + len(its)
+        if progress:
+            progress(*done)
+    shards = tuple(sorted(records, key=lambda record: record.name))
+    new = Manifest(dataset, split, plan, seed, shard_bytes, dict(settings), shards)
     if old is None or replace(new, versions=old.versions, hash=old.hash) != old:
         storage.put(MANIFEST, new.encode())
     return Manifest.load(storage)
@@ -193,35 +197,31 @@ def _old_manifest(storage: Storage, plan: str) -> Manifest | None:
     return old
 
 
-def build_shard(task: ShardTask, tick: Progress | None = None) -> ShardRecord:
+def build_shard(task: ShardTask) -> ShardRecord:
     """Write one shard and its index, or keep those that an earlier run finished.
 
     Args:
         task: The shard.
-        tick: Told after each video how many planned bytes and videos more are done.
 
     Raises:
         ShardError: If a video cannot be read or breaks the format, or the output cannot be written.
     """
     storage = Storage(task.out, stall=_UPLOAD_STALL)
     if kept := _finished(storage, task):
-        if tick:
-            tick(sum(plan.num_bytes for plan in task.plans), len(task.plans))
         return kept
     for attempt in range(1, _ATTEMPTS):
         try:
-            return _write_shard(storage, task, tick)
+            return _write_shard(storage, task)
         except VideoError:
             raise
         except ShardError:
             if storage.local is not None:
                 raise
         time.sleep(2**attempt)  # remote storage has bad moments
-        tick = None
-    return _write_shard(storage, task, tick)
+    return _write_shard(storage, task)
 
 
-def _write_shard(storage: Storage, task: ShardTask, tick: Progress | None) -> ShardRecord:
+def _write_shard(storage: Storage, task: ShardTask) -> ShardRecord:
     index, skipped = IndexWriter(), []
     try:
         with storage.new_file(task.name) as file, ShardTar(file) as tar:
@@ -234,14 +234,25 @@ def _write_shard(storage: Storage, task: ShardTask, tick: Progress | None) -> Sh
                     skipped.append(Skipped(plan.key, str(error)))
                 else:
                     index.add(video, tar.write(video.key, members))
-                if tick:
-                    tick(plan.num_bytes, 1)
     except OSError as error:
         raise ShardError(
             f"{storage}/{task.name}: cannot be written ({error.strerror or error}); make room and "
             f"run the same command again, finished shards are kept"
         ) from None
-    return _write_index(storage, task, tar, index, tuple(skipped))
+    record = ShardRecord(
+        name=task.name,
+        bytes=tar.output.bytes,
+        sha256=tar.output.sha256,
+        index=_index_name(task.name),
+        index_bytes=0,
+        index_sha256="",
+        counts=replace(index.counts, bytes=tar.output.bytes),
+        skipped=tuple(skipped),
+    )
+    told = {"plan": task.plan, "record": asdict(record)}  # so that a later run can check them
+    data = index.encode({"shards": dump_json(told).decode()})
+    storage.put(record.index, data)
+    return _describe(record, data)
 
 
 def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
@@ -258,31 +269,6 @@ def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
 
 def _index_name(tar: str) -> str:
     return tar.removesuffix(".tar") + ".parquet"
-
-
-def _write_index(
-    storage: Storage,
-    task: ShardTask,
-    tar: ShardTar,
-    index: IndexWriter,
-    skipped: tuple[Skipped, ...],
-) -> ShardRecord:
-    """Write a shard's index; it tells of plan and tar, so that a later run can check them."""
-    size, sha256 = tar.output.bytes, tar.output.sha256
-    record = ShardRecord(
-        name=task.name,
-        bytes=size,
-        sha256=sha256,
-        index=_index_name(task.name),
-        index_bytes=0,
-        index_sha256="",
-        counts=replace(index.counts, bytes=size),
-        skipped=skipped,
-    )
-    told = {"plan": task.plan, "record": asdict(record)}
-    data = index.encode({"shards": dump_json(told).decode()})
-    storage.put(record.index, data)
-    return _describe(record, data)
 
 
 def _describe(record: ShardRecord, index: bytes) -> ShardRecord:

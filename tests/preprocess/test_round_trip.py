@@ -78,7 +78,7 @@ def test_verify_names_what_differs_from_the_source(
     assert shards_main(line) == 0  # the pixels are the same
     image.write_bytes((root / "train2014/COCO_train2014_000000000001.jpg").read_bytes())
     assert shards_main(line) == 1
-    assert "COCO_train2014_000000000004.jpg has" in capsys.readouterr().err
+    assert "'COCO_train2014_000000000004': 54 x 45 pixels" in capsys.readouterr().err
     draw("refcoco", root)
     (root / "refcocog/refs(umd).p").write_bytes((root / "refcoco+/refs(unc).p").read_bytes())
     assert shards_main(line) == 1
