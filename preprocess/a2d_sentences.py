@@ -24,6 +24,7 @@ from shards.writer import Plan
 SPLITS = ("train", "test")
 PUBLISHED = {"train": (3017, 5359), "test": (737, 1295)}  # after the drops
 QUALITY = 95
+MASKS = "text_annotations/a2d_annotation_with_instances"
 COPY = "1 (copy)"  # an instance that never was
 GROWTH = 8  # JPEG frames take about so many times the bytes of their video
 MAX_PIXELS = 1 << 30  # of one frame's masks: more is a damaged file
@@ -53,7 +54,7 @@ class A2dVideos:
         """
         name = key.removeprefix("v_")
         path = self.base / f"Release/CLIPS320/{name}.mp4"
-        folder = files.first_folder(f"masks of video {name}", _masks_folder(self.base) / name)
+        folder = files.first_folder(f"masks of video {name}", self.base / MASKS / name)
         masks = {it.stem: read_instances(it) for it in sorted(folder.glob("*.h5"))}
         frames = [
             Frame(f"{number:05d}", encode_jpeg(it, self.quality), "jpg", masks.get(f"{number:05d}"))
@@ -124,10 +125,6 @@ def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Sou
             ("missed videos", len(missed), 28),
         ),
     )
-
-
-def _masks_folder(base: Path) -> Path:
-    return base / "text_annotations/a2d_annotation_with_instances"
 
 
 def _videos_of(path: Path, split: str) -> tuple[set[str], int]:

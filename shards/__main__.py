@@ -8,8 +8,6 @@ python -m shards plan URL ... [--rank R --world-size W]
 python -m shards bench URL ...
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

@@ -3,8 +3,6 @@
 The draw is kept in a `Record`; what follows from it is in `record.py` and free of randomness.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from shards.order import Draws
@@ -69,7 +67,7 @@ class Augmentation:
     published_words: bool = False
 
     @classmethod
-    def video(cls) -> Augmentation:
+    def video(cls) -> "Augmentation":
         """As published for Ref-YouTube-VOS and Ref-DAVIS17."""
         sides = (288, 320, 352, 392, 416, 448, 480, 512)
         return cls(
@@ -78,12 +76,12 @@ class Augmentation:
         )  # fmt: skip
 
     @classmethod
-    def a2d(cls) -> Augmentation:
+    def a2d(cls) -> "Augmentation":
         """As published for A2D-Sentences: as for other videos, mirrored before the crop."""
         return replace(cls.video(), mirror_first=True)
 
     @classmethod
-    def image(cls) -> Augmentation:
+    def image(cls) -> "Augmentation":
         """As published for RefCOCO, RefCOCO+ and RefCOCOg."""
         return cls(
             short_sides=tuple(range(480, 769, 32)), max_side=800, crop=0.5,
@@ -92,12 +90,12 @@ class Augmentation:
         )  # fmt: skip
 
     @classmethod
-    def none(cls) -> Augmentation:
+    def none(cls) -> "Augmentation":
         """Frames as they are."""
         return cls()
 
     @classmethod
-    def synthetic(cls) -> Augmentation:
+    def synthetic(cls) -> "Augmentation":
         """Light changes for small frames: colours stay nameable, sizes and sides what they are."""
         return cls(mirror=0.5, distortion=Distortion(16.0, 0.1, 0.1, 0.0, alike=True))
 

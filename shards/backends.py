@@ -3,8 +3,6 @@
 Credentials come from the usual environment variables and profiles only.
 """
 
-from __future__ import annotations
-
 import asyncio
 import configparser
 import os
@@ -118,11 +116,7 @@ class ObjectStore:
         retry: dict[str, Any] = {
             "max_retries": 8,
             "retry_timeout": timedelta(minutes=2),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
-                "max_backoff": timedelta(seconds=2),
-                "base": 2,
-            },
+            "backoff": {"max_backoff": timedelta(seconds=2)},
         }
 
         def store(retry: Any) -> Any:

@@ -1,7 +1,5 @@
 """What the loader hands to training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -53,7 +51,7 @@ class Batch:
         pixels = self.frames[clip, :, :, :height, :width].cpu() * deviation + mean
         return (pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""
         moved: dict[str, Any] = {}
         for field in fields(self):

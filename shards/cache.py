@@ -5,8 +5,6 @@ that SHA-256. One process fills at a time, under a file lock that ends with it: 
 left unfinished, the next removes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

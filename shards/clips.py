@@ -3,8 +3,6 @@
 All randomness comes through `draws`, so that a test may put in the published generators.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,27 +36,27 @@ class ClipSampling:
     alone: bool = True
 
     @classmethod
-    def youtube_vos(cls) -> ClipSampling:
+    def youtube_vos(cls) -> "ClipSampling":
         """As published for training on Ref-YouTube-VOS."""
         return cls(reverse=0.3)
 
     @classmethod
-    def davis(cls) -> ClipSampling:
+    def davis(cls) -> "ClipSampling":
         """As published for training on Ref-DAVIS17."""
         return cls(alone=False)
 
     @classmethod
-    def a2d(cls) -> ClipSampling:
+    def a2d(cls) -> "ClipSampling":
         """As published for training on A2D-Sentences."""
         return cls(anchors="annotated", alone=False)
 
     @classmethod
-    def image(cls) -> ClipSampling:
+    def image(cls) -> "ClipSampling":
         """One item an expression: the image itself."""
         return cls(anchors="first")
 
     @classmethod
-    def synthetic(cls) -> ClipSampling:
+    def synthetic(cls) -> "ClipSampling":
         """Short windows in their true order, for videos whose expressions tell motion."""
         return cls(frames="window", reach=2)
 

@@ -1,7 +1,5 @@
 """The columns of the Parquet index: filled while a tar is written, read back as arrays and rows."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,13 +216,13 @@ class Columns:
         except (pa.ArrowException, KeyError, OSError, ValueError) as error:
             raise ShardError(f"an index does not hold its columns ({error}); build again") from None
         self._told = table.select(["key", "video_id", "height", "width", "objects", "expressions"])
-        self._first, self._frames = _unfold(_only_chunk(table["frames"]))
+        self._first, self._frames = _unfold(table["frames"].combine_chunks())
         self._images = _spans(self._frames.field("image"))
         self._masks = _spans(self._frames.field("masks"))
         self._annotated = self._masks[0] >= 0
-        self._head = _spans(_only_chunk(table["head"]))
+        self._head = _spans(table["head"].combine_chunks())
         self.num_frames = np.diff(self._first)
-        self.num_expressions = np.diff(_unfold(_only_chunk(table["expressions"]))[0])
+        self.num_expressions = np.diff(_unfold(table["expressions"].combine_chunks())[0])
         self.shard = np.repeat(np.arange(len(tables)), [len(it) for it in tables])
 
     def __len__(self) -> int:
@@ -270,10 +268,6 @@ class Columns:
                 images=self._images[:, first:last],
                 masks=self._masks[:, first:last],
             )
-
-
-def _only_chunk(column: Any) -> Any:
-    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 
 def _unfold(lists: Any) -> tuple[IntArray, Any]:

@@ -6,8 +6,6 @@ time of DALI's and is nearer to Pillow's. Colour, normalisation and padding foll
 DALI's own colour operators are slower on a CPU.
 """
 
-from __future__ import annotations
-
 import collections
 import math
 import threading
@@ -106,11 +104,10 @@ class FrameDecoder:
     """Encoded frames to augmented pixels.
 
     Args:
-        device: "cpu", or "mixed": read on the CPU, decode and go on on the GPU.
+        device: "cpu", or "mixed": read on the CPU, decode and go on on torch's current GPU.
         threads: Of DALI.
         max_frames: Most frames of one call.
         team: Does what DALI does not; None: the caller's thread.
-        device_id: Which GPU; None: torch's current one.
     """
 
     def __init__(
@@ -120,7 +117,6 @@ class FrameDecoder:
         threads: int,
         max_frames: int,
         team: ThreadPoolExecutor | None = None,
-        device_id: int | None = None,
     ) -> None:
         """Check; DALI starts with the first call."""
         if device not in ("cpu", "mixed"):
@@ -129,12 +125,10 @@ class FrameDecoder:
             raise ValueError(
                 'device="mixed" decodes on a CUDA GPU and there is none; use device="cpu"'
             )
-        if device == "mixed" and device_id is None:
-            device_id = torch.cuda.current_device()
         self._options = {
             "batch_size": max_frames,
             "num_threads": threads,
-            "device_id": device_id if device == "mixed" else None,
+            "device_id": torch.cuda.current_device() if device == "mixed" else None,
         }
         self._device, self._map = device, team.map if team else map
         self._pipeline: Any = None

@@ -1,14 +1,11 @@
 """`ShardSet`: a committed set of shards, and any frames of any of its videos, each by its range."""
 
-from __future__ import annotations
-
 import hashlib
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import zip_longest
-from typing import Any, cast
+from itertools import groupby
+from typing import Any, BinaryIO, cast
 
 import google_crc32c
 
@@ -20,6 +17,7 @@ from shards.storage import Span, Storage
 
 __all__ = ["ShardSet", "VideoRow", "open_stream"]
 
+_HEADER = 512  # bytes of a member's header in a tar; contents fill up to multiples of it
 _FETCHES = 3  # of an index that is damaged on its way
 _BESIDE = 4096  # bytes that header and padding may put between neighbours
 
@@ -57,7 +55,7 @@ class ShardSet:
         gap: int | None = None,
         check_shards: bool = True,
         cache: ShardCache | None = None,
-    ) -> ShardSet:
+    ) -> "ShardSet":
         """Open a set.
 
         Args:
@@ -160,50 +158,33 @@ class ShardSet:
             return self._gap
         return _BESIDE if self.storage.local else _BESIDE + int(1.2 * row.images[1].mean())
 
-    def sequential(self, shards: Sequence[int] | None = None) -> Iterator[Video]:
-        """Whole videos in the order of the shards, through `webdataset.WebDataset`.
+    def sequential(self, shards: Container[int] | None = None) -> Iterator[Video]:
+        """Whole videos in the order of the shards, each shard read once from start to end.
 
         Args:
-            shards: Positions in `manifest.shards`, ascending; None: all.
+            shards: Positions in `manifest.shards`; None: all.
 
         Raises:
             ShardError: If a shard is missing or cut short, or a member is damaged; a video is given
                 whole or not at all.
         """
-        chosen = sorted(range(len(self.manifest.shards)) if shards is None else set(shards))
-        rows = (row for row in self.videos if row.shard in chosen)
-        names = [self.manifest.shards[it].name for it in chosen]
-        for row, sample in zip_longest(rows, self._samples(names)):
-            yield self._checked(row, sample)
+        for number, rows in groupby(self.videos, key=lambda row: row.shard):
+            if shards is None or number in shards:
+                name = self.manifest.shards[number].name
+                with self.storage.stream(name) as file:
+                    for row in rows:
+                        yield self._next(row, file, name)
 
-    def _samples(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Samples as webdataset groups them; what it raises becomes a ShardError with the shard."""
-        from webdataset import WebDataset
-
-        register_scheme()
-        try:
-            yield from WebDataset(
-                [f"{_SCHEME}:{self.url}/{name}" for name in names],
-                shardshuffle=False,
-                nodesplitter=None,
-                workersplitter=None,
-                empty_check=False,
-            )
-        except ShardError as error:
-            raise ShardError(error.args[0]) from None  # webdataset appends its own arguments
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            place = str(error.args[-1]).rpartition("/")[2] if error.args else ""
-            raise _damaged(self.storage, place, f"cut short ({type(error).__name__})") from None
-
-    def _checked(self, row: VideoRow | None, sample: dict[str, Any] | None) -> Video:
-        """The video of a sample, after its members were compared with the index."""
-        if row is None or sample is None or row.key != sample["__key__"]:
-            place = self.manifest.shards[row.shard if row else -1].name
-            raise _damaged(self.storage, place, "other videos than its index tells of")
+    def _next(self, row: VideoRow, file: BinaryIO, name: str) -> Video:
+        """The next video of a shard, after its members were compared with the index."""
+        sample: dict[str, Any] = {"__key__": row.key}
         for suffix, span in row.members().items():
-            if suffix not in sample or google_crc32c.value(sample[suffix]) != span.crc32c:
-                place = f"{self.manifest.shards[row.shard].name}: {row.key}.{suffix}"
-                raise _damaged(self.storage, place, "missing or changed")
+            file.read(_HEADER)
+            sample[suffix] = file.read(span.size)
+            file.read(-span.size % _HEADER)
+            if google_crc32c.value(sample[suffix]) != span.crc32c:
+                place = f"{name}: {row.key}.{suffix}"
+                raise _damaged(self.storage, place, "cut short or changed")
         return decode_sample(sample)
 
 

@@ -1,7 +1,5 @@
 """What a rank will read, and how fast a set gives clips."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from typing import Annotated, Literal, get_args

@@ -1,7 +1,5 @@
 """`ClipLoader`: order + storage + DALI -> `Batch`."""
 
-from __future__ import annotations
-
 import collections
 import hashlib
 import time

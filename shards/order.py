@@ -5,8 +5,6 @@ the epoch and the position alone, and so does every number drawn for it. Ranks, 
 therefore cannot change a clip.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -253,7 +251,7 @@ class State:
     position: int
 
     @classmethod
-    def restore(cls, saved: dict[str, Any], current: State) -> State:
+    def restore(cls, saved: dict[str, Any], current: "State") -> "State":
         """Check a saved state against the stream it is to continue.
 
         Raises:

@@ -1,7 +1,5 @@
 """A contact sheet of a shard set: frames with masks in colour, expressions below them."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Running the tasks of a build on Ray: this machine, or a cluster that runs already."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any

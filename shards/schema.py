@@ -4,8 +4,6 @@ A sample is one video (an image is a video of one frame). This file alone knows 
 JSON inside them; `docs/shard_format.md` says the same in words.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import struct

@@ -1,7 +1,5 @@
 """From a position of an epoch to its clip: item, frames, what was drawn for it, targets."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

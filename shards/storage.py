@@ -4,8 +4,6 @@ obstore speaks to object stores, fsspec to every other scheme. Credentials come 
 environment variables and profiles only, and no message shows them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

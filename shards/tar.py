@@ -1,7 +1,5 @@
 """A tar whose bytes depend on its members alone, and where each member lies in it."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import tarfile
@@ -57,7 +55,7 @@ class ShardTar:
         assert self._at == self._tar.tarstream.offset, "every member has a header of one block"
         return spans
 
-    def __enter__(self) -> ShardTar:
+    def __enter__(self) -> "ShardTar":
         """Itself."""
         return self
 

@@ -1,7 +1,5 @@
 """Running the tasks of a build side by side in fresh processes."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -5,8 +5,6 @@ that writes it or on what was written before, so a killed build can be run again
 are checked and kept.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
