@@ -7,7 +7,7 @@ written. Run again after a crash, it keeps finished shards; a set is complete on
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -33,17 +33,35 @@ from shards.ray_engine import on_ray
 from shards.schema import Json, ShardError
 from shards.writer import build_set
 
+Opener = Callable[..., Source]
 Videos = Literal["ref-davis17", "ref-youtube-vos", "a2d-sentences", "jhmdb-sentences", "mevis"]
 Name = Literal["synthetic", Videos, "refcoco", "refcoco+", "refcocog"]
-READERS: Mapping[str, tuple[Callable[..., Source], tuple[str, ...]]] = {
-    "ref-davis17": (ref_davis17.open_ref_davis17, ref_davis17.SPLITS),
-    "ref-youtube-vos": (ref_youtube_vos.open_ref_youtube_vos, ref_youtube_vos.SPLITS),
-    "a2d-sentences": (a2d_sentences.open_a2d_sentences, a2d_sentences.SPLITS),
-    "jhmdb-sentences": (jhmdb_sentences.open_jhmdb_sentences, jhmdb_sentences.SPLITS),
-    "mevis": (mevis.open_mevis, mevis.SPLITS),
-} | {
-    name: (partial(refcoco.open_refcoco, name=name), splits)
-    for name, splits in refcoco.SPLITS.items()
+
+
+def opens(
+    opener: Opener, splits: Iterable[str], prefix: str = "", **told: str
+) -> dict[str, Opener]:
+    """Return what opens each split of a data set, by the name of the shard set to be."""
+    return {f"{prefix}{split}": partial(opener, split=split, **told) for split in splits}
+
+
+READERS: Mapping[str, Mapping[str, Opener]] = {
+    "ref-davis17": opens(ref_davis17.open_ref_davis17, ref_davis17.SPLITS),
+    "ref-youtube-vos": opens(ref_youtube_vos.open_ref_youtube_vos, ref_youtube_vos.SPLITS),
+    "a2d-sentences": opens(a2d_sentences.open_a2d_sentences, a2d_sentences.SPLITS),
+    "jhmdb-sentences": opens(jhmdb_sentences.open_jhmdb_sentences, jhmdb_sentences.SPLITS),
+    "mevis": opens(mevis.open_mevis, mevis.SPLITS),
+    **{it: opens(refcoco.open_refcoco, splits, name=it) for it, splits in refcoco.SPLITS.items()},
+    "synthetic": {
+        **opens(ref_youtube_vos.open_ref_youtube_vos, ("train", "valid"), dataset="synthetic"),
+        **opens(
+            refcoco.open_refcoco,
+            ("train", "val"),
+            "image-",
+            name="refcoco",
+            dataset="synthetic-image",
+        ),
+    },
 }
 
 
@@ -99,24 +117,11 @@ class Build:
             raise ValueError(f"--filter-leaks is for {', '.join(refcoco.REFS)} only")
         if self.address and self.engine != "ray":
             raise ValueError("--address is that of a Ray cluster: add --engine ray")
-        unknown = [split for split in self.split if split not in sets_of(self.source)]
-        if unknown:
+        splits = READERS[self.source]
+        if unknown := [split for split in self.split if split not in splits]:
             raise ValueError(
-                f"{self.source} has no split {', '.join(unknown)}: it has "
-                f"{', '.join(sets_of(self.source))}"
+                f"{self.source} has no split {', '.join(unknown)}: it has {', '.join(splits)}"
             )
-
-
-def sets_of(source: str) -> Mapping[str, Callable[..., Source]]:
-    """Return what opens each split of a data set, by the name of the shard set to be."""
-    if source == "synthetic":
-        videos = partial(ref_youtube_vos.open_ref_youtube_vos, dataset="synthetic")
-        images = partial(refcoco.open_refcoco, name="refcoco", dataset="synthetic-image")
-        return {split: partial(videos, split=split) for split in ref_youtube_vos.SPLITS} | {
-            f"image-{split}": partial(images, split=split) for split in ("train", "val")
-        }
-    opener, splits = READERS[source]
-    return {split: partial(opener, split=split) for split in splits}
 
 
 def open_set(told: Mapping[str, Any], root: Path) -> Source:
@@ -130,7 +135,7 @@ def open_set(told: Mapping[str, Any], root: Path) -> Source:
         ShardError: they are of no set that this command builds, or a file is missing or broken.
     """
     source, name = str(told.get("source")), str(told.get("set"))
-    if source not in (*READERS, "synthetic") or name not in sets_of(source):
+    if name not in READERS.get(source, {}):
         raise ShardError(f"the set was built from {source!r} {name!r}, which no reader here knows")
     max_side, quality = told.get("max_side"), told.get("quality")
     options: dict[str, Any] = {}
@@ -138,7 +143,7 @@ def open_set(told: Mapping[str, Any], root: Path) -> Source:
         options["filter_leaks"] = True
     if source == "a2d-sentences":
         options["quality"], quality = quality or a2d_sentences.QUALITY, None
-    opened = sets_of(source)[name](root, **options)
+    opened = READERS[source][name](root, **options)
     if max_side or quality:
         again = Reencoded(opened.read, max_side, quality or a2d_sentences.QUALITY, bool(quality))
         opened = replace(opened, read=again)
@@ -168,30 +173,21 @@ def build(settings: Build) -> None:
         OSError: reading or writing failed.
     """
     settings.check()
-    if settings.source == "synthetic":
-        draw_files(settings)
+    drawn = settings.synthetic
+    if settings.source == "synthetic" and not is_written(settings.root, drawn):
+        with tqdm(total=drawn.total, desc="drawing", unit="scenes", dynamic_ncols=True) as bar:
+            workers = settings.workers
+            write_synthetic(settings.root, drawn, workers=workers, progress=bar.update)
     elif not settings.root.is_dir():
         raise ValueError(f"--root {settings.root} is no folder: name the one with the files")
-    told = {
-        name: settings_of(name, settings) for name in settings.split or sets_of(settings.source)
-    }
+    names = settings.split or READERS[settings.source]
+    told = {name: settings_of(name, settings) for name in names}
     opened = {name: open_set(it, settings.root) for name, it in told.items()}
     if not settings.allow_partial:
         for source in opened.values():
             source.check_complete()
     for name, source in opened.items():
         write_set(source, f"{settings.out.rstrip('/')}/{name}", told[name], settings)
-
-
-def draw_files(settings: Build) -> None:
-    """Write the synthetic data set's files below the root, if they are not there."""
-    if is_written(settings.root, settings.synthetic):
-        return
-    total = settings.synthetic.total
-    with tqdm(total=total, desc="drawing", unit="scenes", dynamic_ncols=True) as bar:
-        write_synthetic(
-            settings.root, settings.synthetic, workers=settings.workers, progress=bar.update
-        )
 
 
 def write_set(source: Source, out: str, told: Mapping[str, Json], settings: Build) -> None:

@@ -26,10 +26,6 @@ from sgmg.video_swin import SIZES, VideoSwin
 
 Channels = tuple[int, int, int, int]
 STRIDES = (4, 8, 16, 32)
-NAMES = (
-    "video_swin_t, video_swin_s, video_swin_b, swin_t, swin_s, swin_b, swin_l, resnet50, "
-    "resnet101, motion_convnet, timm:<name of a timm model>"
-)
 SWINS = {  # torchvision's name of their public weights
     "video_swin_t": "Swin3D_T_Weights.KINETICS400_V1",
     "video_swin_s": "Swin3D_S_Weights.KINETICS400_V1",
@@ -39,6 +35,7 @@ SWINS = {  # torchvision's name of their public weights
     "swin_b": "Swin_B_Weights.IMAGENET1K_V1",
     "swin_l": "",
 }
+NAMES = (*SWINS, "resnet50", "resnet101", "motion_convnet", "timm:<name of a timm model>")
 _WINDOW = 7
 
 
@@ -97,7 +94,7 @@ def build_backbone(name: str, *, pretrained: bool = False, drop_path: float = 0.
     if name == "motion_convnet":
         motion = MotionConvNet()
         return Backbone(motion, cast("Channels", motion.channels))
-    raise ValueError(f"unknown backbone {name!r}; known are {NAMES}")
+    raise ValueError(f"unknown backbone {name!r}; known are {', '.join(NAMES)}")
 
 
 def _swin(name: str, pretrained: bool, drop_path: float) -> Backbone:

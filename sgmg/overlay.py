@@ -96,8 +96,7 @@ def sheet(
         ValueError: rows and labels differ in number, or there are none.
     """
     if not rows or len(rows) != len(labels):
-        msg = f"a sheet needs one label a row: {len(rows)} rows, {len(labels)} labels"
-        raise ValueError(msg)
+        raise ValueError(f"a sheet needs one label a row: {len(rows)} rows, {len(labels)} labels")
     font = ImageFont.load_default(14)
     gap, caption = 4, 20
     scaled = [[_scale(image, height) for image in row] for row in rows]

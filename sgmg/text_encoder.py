@@ -1,5 +1,6 @@
 """Words and sentences of expressions, from any Hugging Face text model."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,25 +41,17 @@ class Tokens:
         return Tokens(self.ids.to(device), self.attention.to(device))
 
 
-class Projection(nn.Module):
-    """Linear, norm, dropout: from the text model's width to the network's."""
+def projection(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Linear, norm, dropout: from the text model's width to the network's, [..., width | hidden].
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        """Build the layer.
-
-        Args:
-            width: Channels of the text model.
-            hidden: Channels of the network.
-            dropout: Rate.
-        """
-        super().__init__()
-        self.fc = nn.Linear(width, hidden)
-        self.layer_norm = nn.LayerNorm(hidden, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Project [..., width] to [..., hidden]."""
-        return self.dropout(self.layer_norm(self.fc(x)))
+    Args:
+        width: Channels of the text model.
+        hidden: Channels of the network.
+        dropout: Rate.
+    """
+    norm = nn.LayerNorm(hidden, eps=1e-12)
+    parts = {"fc": nn.Linear(width, hidden), "layer_norm": norm, "dropout": nn.Dropout(dropout)}
+    return nn.Sequential(OrderedDict(parts))
 
 
 class TextEncoder(nn.Module):
@@ -96,8 +89,8 @@ class TextEncoder(nn.Module):
             tokenizer = tokenizer or own
         self.tokenizer = tokenizer
         width: int = self.backbone.config.hidden_size
-        self.words = Projection(width, hidden, dropout)
-        self.sentence = Projection(width, hidden, dropout)
+        self.words = projection(width, hidden, dropout)
+        self.sentence = projection(width, hidden, dropout)
         self.frozen, self.drop_frozen = False, drop_frozen
         if freeze:
             self.freeze()
@@ -247,12 +240,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def _from_config(values: Mapping[str, Any]) -> PreTrainedModel:
-    kind = values.get("model_type")
-    if not kind:
-        raise ValueError("text configuration has no model_type (such as 'roberta' or 'bert')")
     try:
         config = AutoConfig.for_model(**values)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
+        kind = values.get("model_type")
         raise ValueError(f"text configuration: unknown model_type {kind!r}") from error
     return _family(config).from_config(config)
 

@@ -1,6 +1,6 @@
 """What the loader hands to training."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,6 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                moved[field.name] = value.to(device, non_blocking=True)
+        tensors = {name: it for name, it in vars(self).items() if isinstance(it, Tensor)}
+        moved: dict[str, Any] = {n: it.to(device, non_blocking=True) for n, it in tensors.items()}
         return replace(self, **moved)

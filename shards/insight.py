@@ -17,10 +17,6 @@ from shards.storage import coalesce
 Urls = Annotated[tuple[str, ...], tyro.conf.Positional]
 Sampling = Literal["youtube_vos", "davis", "a2d", "image", "synthetic"]
 SAMPLINGS = {name: getattr(ClipSampling, name)() for name in get_args(Sampling)}
-AUGMENTATIONS = {
-    name: getattr(Augmentation, {"youtube_vos": "video", "davis": "video"}.get(name, name))()
-    for name in SAMPLINGS
-}
 
 
 def plan(
@@ -108,12 +104,13 @@ def bench(
     """
     from shards.loader import ClipLoader
 
+    augmentation = {"youtube_vos": "video", "davis": "video"}.get(sampling, sampling)
     loader = ClipLoader(
         urls,
         num_frames=num_frames,
         batch_size=batch_size,
         sampling=SAMPLINGS[sampling],
-        augmentation=AUGMENTATIONS[sampling],
+        augmentation=getattr(Augmentation, augmentation)(),
         threads=threads,
         device=device,
     )

@@ -57,7 +57,7 @@ class ShardTask:
         name: Of the tar.
         plans: Its videos in their order.
         read: Gives a video by its key.
-        plan: SHA-256 of what the shard was planned from; kept in the index.
+        content: What else was told of the set.
         on_error: What to do with a video that cannot be read.
     """
 
@@ -65,8 +65,14 @@ class ShardTask:
     name: str
     plans: tuple[Plan, ...]
     read: Read
-    plan: str
+    content: Mapping[str, Json]
     on_error: Literal["stop", "skip"]
+
+    @property
+    def plan(self) -> str:
+        """SHA-256 of all that the shard was planned from; kept in the index."""
+        planned = [[it.key, it.num_bytes] for it in self.plans]
+        return _digest([FORMAT_VERSION, self.content, self.name, planned, self.on_error])
 
 
 Runner = Callable[[Callable[..., ShardRecord], Sequence[ShardTask]], Iterable[ShardRecord]]
@@ -99,27 +105,25 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
         shard_bytes: Aim for the size of a shard.
         seed: Of the spread of videos over shards.
         workers: Processes; the bytes are the same for every number.
-        on_error: "stop", or "skip": a video whose reading raises ValueError or OSError is left out
-            and listed in the manifest.
+        on_error: "stop", or "skip" and list a video whose reading raises ValueError or OSError.
         progress: Told after each shard how many of the planned bytes and of the videos are done.
         runner: Something else than local processes to run the tasks on, such as a cluster.
 
     Raises:
-        ShardError: If a video cannot be read or breaks the format, `out` holds another set, or a
-            worker dies.
+        ShardError: If a video cannot be read, `out` holds another set, or a worker dies.
     """
     storage = Storage(out, stall=_UPLOAD_STALL)
-    content: dict[str, Json] = {
-        "dataset": dataset,
-        "split": split,
-        "settings": dict(settings),
-        "seed": seed,
-    }
+    content: dict[str, Json] = {"dataset": dataset, "split": split, "seed": seed}
+    content["settings"] = dict(settings)
     groups = spread(plans, shard_bytes, seed)
-    tasks = _tasks(groups, read, out, content, on_error)
+    name, count = f"{dataset}-{split}", f"{len(groups):06d}"
+    tasks = [
+        ShardTask(out, f"{name}-{number:06d}-of-{count}.tar", group, read, content, on_error)
+        for number, group in enumerate(groups)
+    ]
     plan = _digest([task.plan for task in tasks])
     old = _old_manifest(storage, plan)
-    storage.sweep(f"{dataset}-{split}-")
+    storage.sweep(f"{name}-")
     if runner is None:
         runner = partial(in_processes, workers=workers) if workers > 1 else map
     planned, records, done = {task.name: task.plans for task in tasks}, [], (0, 0)
@@ -160,22 +164,6 @@ def spread(plans: Sequence[Plan], shard_bytes: int, seed: int) -> list[tuple[Pla
         groups[min(count - 1, (2 * done + plan.num_bytes) * count // (2 * total))].append(plan)
         done += plan.num_bytes
     return [tuple(group) for group in groups if group]
-
-
-def _tasks(
-    groups: Sequence[tuple[Plan, ...]],
-    read: Read,
-    out: str,
-    content: Mapping[str, Json],
-    on_error: Literal["stop", "skip"],
-) -> list[ShardTask]:
-    tasks = []
-    for number, group in enumerate(groups):
-        name = f"{content['dataset']}-{content['split']}-{number:06d}-of-{len(groups):06d}.tar"
-        planned = [[plan.key, plan.num_bytes] for plan in group]
-        plan = _digest([FORMAT_VERSION, content, name, planned, on_error])
-        tasks.append(ShardTask(out, name, group, read, plan, on_error))
-    return tasks
 
 
 def _digest(content: Any) -> str:

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from scipy.io import savemat
 
 from preprocess.a2d_sentences import decode_video, open_a2d_sentences
-from preprocess.build_shards import Build, build, sets_of
+from preprocess.build_shards import READERS, Build, build
 from preprocess.jhmdb_sentences import open_jhmdb_sentences
 from preprocess.mevis import open_mevis
 from preprocess.refcoco import open_refcoco
@@ -263,7 +263,7 @@ def test_each_trap_is_named(
     tmp_path: Path, source: str, harm: Callable[[Path], None], message: str
 ) -> None:
     split, truth = draw(source, tmp_path)
-    opener = sets_of(source)[split]
+    opener = READERS[source][split]
     assert {plan.key for plan in opener(tmp_path).plans} == truth.keys()
     harm(tmp_path)
     out = str(tmp_path / "out")

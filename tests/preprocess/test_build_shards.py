@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocess.build_shards import READERS, main, sets_of
+from preprocess.build_shards import READERS, main
 from shards.index import ShardSet
 
 from .conftest import check_round_trip, jpeg, write
@@ -60,7 +60,7 @@ def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
     before = digest(tmp_path / "one")
     run(monkeypatch, "synthetic", "--root", tmp_path / "files", "--out", tmp_path / "one", *SMALL)
     assert digest(tmp_path / "one") == before
-    sets = {name: ShardSet.open(str(tmp_path / "one" / name)) for name in sets_of("synthetic")}
+    sets = {name: ShardSet.open(str(tmp_path / "one" / name)) for name in READERS["synthetic"]}
     assert {name: len(it) for name, it in sets.items()} == {
         "train": 5,
         "valid": 2,
@@ -174,7 +174,7 @@ def test_synthetic_files_of_other_settings_are_kept(
         run(monkeypatch, *build, "--synthetic.seed", "5")
 
 
-@pytest.mark.parametrize("source", READERS)
+@pytest.mark.parametrize("source", sorted(READERS.keys() - {"synthetic"}))
 def test_a_folder_of_something_else_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:

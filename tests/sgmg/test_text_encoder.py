@@ -149,7 +149,7 @@ def test_model_from_a_folder_brings_weights_and_tokenizer(tokenizer, tmp_path):
 def test_what_cannot_be_built_is_said(tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         TextEncoder(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="no model_type"):
+    with pytest.raises(ValueError, match="unknown model_type None"):
         TextEncoder({"hidden_size": 8})
     with pytest.raises(ValueError, match="unknown model_type 'no-such'"):
         TextEncoder({"model_type": "no-such"})
