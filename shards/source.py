@@ -168,23 +168,18 @@ class ClipSource:
 
     def _first(self, make: Callable[[int, int, At], T | None], epoch: int, position: int) -> T:
         """What an item or, where that gives None, one of its replacements makes."""
+        which, items = self.order(epoch)
+        number, item = int(which[position % len(self)]), int(items[position % len(self)])
         for attempt in range(MAX_ATTEMPTS):
-            number, item = self._item(epoch, position, attempt)
+            if attempt:
+                draws = order.Draws(self.seed, order.REPLACEMENT, epoch, position, attempt)
+                item = draws.integer(0, len(self.items[number]) - 1)
             if (made := make(number, item, (epoch, position, attempt))) is not None:
                 return made
         raise ShardError(
             f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
             "damaged; crop less, or check the set"
         )
-
-    def _item(self, epoch: int, position: int, attempt: int) -> tuple[int, int]:
-        """Set and item of a position; those of its replacements are drawn."""
-        which, item = self.order(epoch)
-        number, row = int(which[position % len(self)]), int(item[position % len(self)])
-        if attempt:
-            draws = order.Draws(self.seed, order.REPLACEMENT, epoch, position, attempt)
-            row = draws.integer(0, len(self.items[number]) - 1)
-        return number, row
 
     def _choose(self, number: int, item: int, at: At) -> Choice | None:
         """Draw the frames of an item; None if none of them shows the object."""

@@ -148,11 +148,8 @@ class Storage:
                 if google_crc32c.value(members[index]) == span.crc32c:
                     break
                 short = len(members[index]) < span.size
-                what = f"{self}/{name}: " + (
-                    "cut short"
-                    if short
-                    else f"the {span.size} bytes at {span.offset} have a wrong checksum"
-                )
+                wrong = "are cut short" if short else "have a wrong checksum"
+                what = f"{self}/{name}: the {span.size} bytes at {span.offset} {wrong}"
                 if not left:
                     raise DamageError(f"{what}; copy the shard again or build it again", index)
                 _log.warning("%s; fetching them again", what)
