@@ -55,7 +55,7 @@ class Data:
     batch_size: int = 2
     """Clips of one update over all processes."""
     expressions: int = 1
-    """Most sentences of a clip; more than one, as published, teach a small model to choose."""
+    """Most sentences of a clip (published: 1); two teach a small model to choose."""
     decoder: Literal["cpu", "mixed"] = "cpu"
     """Where DALI decodes; `mixed` needs a GPU."""
     threads: int = 2
@@ -122,12 +122,12 @@ TINY = SgMgConfig(
     feedforward=128,
     queries=1,
     dropout=0.0,
-    drop_path=0.0,
     coordinate_scale=0.02,
+    identity_start=True,
 )
 TINY_DATA = Data(style="synthetic", num_frames=2, batch_size=4, expressions=2, threads=1)
 TINY_OPTIM = Optim(  # a slow backbone: its first, random features still tell colours apart
-    lr=2e-3, backbone_lr=2e-4, text_lr=3e-3, clip_norm=1.0, warmup=100, reference_batch=4
+    lr=2e-3, backbone_lr=2e-4, text_lr=2e-3, clip_norm=1.0, warmup=100, reference_batch=4
 )
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (
@@ -252,7 +252,8 @@ def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     """The network of `init`, or a new one; without a text model, a small one for these words."""
     config = recipe.model
     if recipe.init is not None:
-        changes = {n: getattr(config, n) for n in ("freeze_text", "dropout", "drop_path")}
+        names = ("freeze_text", "drop_frozen_text", "dropout", "drop_path")
+        changes = {name: getattr(config, name) for name in names}
         folder = find_checkpoint(recipe.init)
         return SgMg.from_pretrained(folder, changes=changes, without=recipe.init_without)
     if config.text_model is not None or config.text_config is not None:
@@ -271,8 +272,7 @@ def build_optimizer(
     optim = recipe.optim
     scale = recipe.data.batch_size / optim.reference_batch
     rates = {name: scale * getattr(optim, name) for name in ("lr", "backbone_lr", "text_lr")}
-    groups = parameter_groups(model, **rates, weight_decay=optim.weight_decay)
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(parameter_groups(model, **rates, weight_decay=optim.weight_decay))
     if optim.schedule == "step":
         return optimizer, step_decay(optimizer, [epoch * drop for drop in optim.drops])
     floor = 0.02 if optim.schedule == "cosine" else 1.0

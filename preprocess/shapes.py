@@ -139,14 +139,8 @@ def _draw_looks(rng: np.random.Generator, *, count: int, twins: float) -> list[L
 
     looks = [draw()]
     while len(looks) < count:
-        size, colour, shape = looks[int(rng.integers(len(looks)))]
-        if rng.random() >= twins:
-            new_size, new_colour, new_shape = draw()
-            keep = rng.random(3) < (0.5, 0.4, 0.6)
-            size = size if keep[0] else new_size
-            colour = colour if keep[1] else new_colour
-            shape = shape if keep[2] else new_shape
-        looks.append((size, colour, shape))
+        like = looks[int(rng.integers(len(looks)))]
+        looks.append(like if rng.random() < twins else draw())
     return looks
 
 
@@ -218,7 +212,8 @@ def draw_referrals(
             wanted = ("motion", *plain) if rng.random() < motion_share else plain
             kind = next((it for it in wanted if options[it]), "")
             if kind:
-                weights = np.array([1 + 3 * words[2] for words, _ in options[kind]], np.float64)
+                said = np.array([colour + noun for (_, colour, noun), _ in options[kind]])
+                weights = 3.0**said
                 words, tail = options[kind][rng.choice(len(weights), p=weights / weights.sum())]
                 text = _text(rng, scene.shapes[target], words, kind, tail)
                 found[text] = Referral(target, text, kind)

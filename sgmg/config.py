@@ -24,6 +24,9 @@ class SgMgConfig:
         mask_channels: channels of a patch mask (16 = 4x4 pixels a cell).
         coordinate_scale: factor on the pixel coordinates that patch kernels see beside features of
             unit size; published as 1. The demo's small network uses 0.02.
+        identity_start: start as a network that passes features through: spectral filters add
+            nothing and pixels are multiplied by nearly 1. The published start is random; from
+            nothing, this one learns what words mean in a fraction of the updates.
         dropout: rate inside transformer and text projections.
         drop_path: stochastic depth of the backbone.
         freeze_text: keep the text model's weights (not its projections) fixed.
@@ -42,6 +45,7 @@ class SgMgConfig:
     queries: int = 5
     mask_channels: int = 16
     coordinate_scale: float = 1.0
+    identity_start: bool = False
     dropout: float = 0.1
     drop_path: float = 0.2
     freeze_text: bool = False

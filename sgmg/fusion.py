@@ -19,6 +19,10 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.multihead_attn = nn.MultiheadAttention(hidden, heads, batch_first=True)
 
+    def start_as_identity(self) -> None:
+        """Let pixels pass nearly unchanged until words have learnt what to change."""
+        nn.init.ones_(self.multihead_attn.out_proj.bias)
+
     def forward(
         self, visual: Tensor, words: Tensor, padding: Tensor, positions: Tensor | None = None
     ) -> Tensor:

@@ -103,6 +103,10 @@ class SgMg(
         )
         quarter, eighth, *_ = self.backbone.channels
         self.mask_optimizer = MaskOptimizer(config.mask_channels, quarter=quarter, eighth=eighth)
+        if config.identity_start:
+            for module in self.modules():
+                if isinstance(module, CrossAttention | SpectralFilter):
+                    module.start_as_identity()
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

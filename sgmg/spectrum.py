@@ -49,6 +49,11 @@ class SpectralFilter(nn.Module):
         self.conv1 = nn.Conv2d(2 * hidden, 2 * hidden, 1)
         self.conv2 = nn.Conv2d(2 * hidden, 2 * hidden, 1)
 
+    def start_as_identity(self) -> None:
+        """Add nothing to the map until training says otherwise."""
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
+
     def _damping(self, x: Tensor) -> Tensor:
         """How much of the high frequencies to take away: [N, C, h, w] -> [N, 1, 1, 1] in (0, 1).
 

@@ -166,6 +166,29 @@ def test_first_guess_is_no_object():
     assert close(score, torch.full_like(score, 0.01))
 
 
+@torch.no_grad()
+def test_identity_start_passes_features_through():
+    frames, padding = clips(1, 1)
+    changes = []
+    for identity in (True, False):
+        model = tiny_model(identity_start=identity)
+        visual = model.look(frames, padding)
+        words, word_padding, _ = model.text_encoder(model.tokenize(EXPRESSIONS[:1]))
+        fused = model.fuse(visual, words, word_padding)
+        projected = [
+            p(x) for p, x in zip(model.projections, model.backbone(frames)[1:], strict=False)
+        ]
+        for before, filtered in zip(projected, visual.levels, strict=False):
+            assert close(filtered[0], before) == identity
+        changes.append(
+            [
+                float((a / b).sub(1).abs().median())
+                for a, b in zip(fused, visual.levels, strict=True)
+            ]
+        )
+    assert max(changes[0]) < 0.5 < min(changes[1])
+
+
 def test_parameter_count_of_the_published_size():
     roberta = {
         "model_type": "roberta",
