@@ -11,13 +11,7 @@ import torchvision
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet
-from torchvision.models.swin_transformer import (
-    ShiftedWindowAttention,
-    SwinTransformer,
-    SwinTransformerBlock,
-    shifted_window_attention,
-)
+from torchvision.models import resnet, swin_transformer
 from torchvision.ops import FrozenBatchNorm2d
 
 from sgmg import video_swin
@@ -106,7 +100,7 @@ def _swin(name: str, pretrained: bool, drop_path: float) -> Backbone:
     return Backbone(body, size.channels)
 
 
-class KeptShiftAttention(ShiftedWindowAttention):
+class KeptShiftAttention(swin_transformer.ShiftedWindowAttention):
     """Window attention that keeps its shift where one window covers the whole map.
 
     torchvision drops the shift there. Shifting within a single window only forbids attention
@@ -119,7 +113,7 @@ class KeptShiftAttention(ShiftedWindowAttention):
         for axis, (window, shift) in enumerate(zip(self.window_size, self.shift_size, strict=True)):
             if shift and x.shape[1 + axis] <= window:
                 bias = bias + self._cut(axis, window, shift, bias)
-        return shifted_window_attention(
+        return swin_transformer.shifted_window_attention(
             x,
             self.qkv.weight,
             self.proj.weight,
@@ -151,7 +145,7 @@ class Swin(nn.Module):
             drop_path: Probability of skipping the last block in training; earlier ones less.
         """
         super().__init__()
-        self.features = SwinTransformer(
+        self.features = swin_transformer.SwinTransformer(
             patch_size=[4, 4],
             embed_dim=size.width,
             depths=list(size.depths),
@@ -159,7 +153,7 @@ class Swin(nn.Module):
             window_size=[_WINDOW, _WINDOW],
             stochastic_depth_prob=drop_path,
             num_classes=1,
-            block=partial(SwinTransformerBlock, attn_layer=KeptShiftAttention),
+            block=partial(swin_transformer.SwinTransformerBlock, attn_layer=KeptShiftAttention),
         ).features
         for stage, width in enumerate(size.channels):
             self.add_module(f"norm{stage}", nn.LayerNorm(width))

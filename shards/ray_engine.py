@@ -30,13 +30,10 @@ def on_ray(address: str | None, workers: int) -> Runner:
 
     def run(function: Callable[..., ShardRecord], tasks: Sequence[ShardTask]) -> Iterator[Any]:
         try:
-            ray.init(
-                address=address or "local",
-                num_cpus=None if address else workers,
-                include_dashboard=None if address else False,
-                configure_logging=False,
-                log_to_driver=False,
+            own: dict[str, Any] = (
+                {} if address else {"num_cpus": workers, "include_dashboard": False}
             )
+            ray.init(address or "local", configure_logging=False, log_to_driver=False, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ShardError(f"no Ray at {address or 'this machine'}: {error}") from None
         try:
