@@ -13,14 +13,9 @@ Colour = tuple[int, int, int]
 
 # distinguishable also with impaired colour vision (Okabe and Ito, 2008)
 PALETTE: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+    (0, 114, 178), (213, 94, 0), (204, 121, 167),
+)  # fmt: skip
 PALETTE += tuple((r // 2, g // 2, b // 2) for r, g, b in PALETTE)
 
 

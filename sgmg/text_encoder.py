@@ -288,9 +288,7 @@ def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> di
     }
 
 
-def train_tokenizer(
-    expressions: Sequence[str], *, vocab_size: int = 4000
-) -> transformers.PreTrainedTokenizerFast:
+def train_tokenizer(expressions: Sequence[str], *, vocab_size: int = 4000) -> TokenizerBase:
     """Learn a tokenizer from expressions; equal expressions give an equal tokenizer.
 
     It is blind to case, so that few expressions suffice, and adds no marks at start and end: in

@@ -39,8 +39,8 @@ def verify(url: Url, full: bool = False, root: Path | None = None) -> None:
     told, rows = shard_set.manifest.counts, shard_set.videos
     found = {
         "videos": len(rows),
-        "frames": int(shard_set.num_frames.sum()),
-        "expressions": int(shard_set.num_expressions.sum()),
+        "frames": int(rows.num_frames.sum()),
+        "expressions": int(rows.num_expressions.sum()),
     }
     damage = [
         f"{name}: the manifest tells of {asdict(told)[name]}, the indexes of {count}"
@@ -143,8 +143,8 @@ def stats(url: Url, plot: Path | None = None) -> None:
             words.update(said)
             kinds[it.kind or "-"] += 1
     spread = {
-        "frames a video": shard_set.num_frames,
-        "expressions a video": shard_set.num_expressions,
+        "frames a video": shard_set.videos.num_frames,
+        "expressions a video": shard_set.videos.num_expressions,
         "words an expression": np.array(lengths),
     }
     lines = [

@@ -149,9 +149,7 @@ class FrameDecoder:
         """
         if self._pipeline is None:
             self._pipeline = _build_pipeline(self._device, **self._options)
-        feeds: dict[str, list[Any]] = {
-            "images": [np.frombuffer(image, np.uint8) for image in images]
-        }
+        feeds: dict[str, list[Any]] = {"images": [np.frombuffer(it, np.uint8) for it in images]}
         if self._device == "mixed":
             regions = [image_region(record) for record in records]
             feeds["start"] = [np.array(region[0], np.float32) for region in regions]

@@ -30,9 +30,8 @@ class ShardSet:
         manifest: What the set holds.
         hash: SHA-256 of the manifest.
         storage: Where it lives, and what was fetched from there.
-        videos: A row for each video, in the order of the shards.
-        num_frames: `[N]`, a video each.
-        num_expressions: `[N]`.
+        videos: A row for each video, in the order of the shards, and their numbers of frames and
+            expressions as arrays.
     """
 
     def __init__(
@@ -44,8 +43,6 @@ class ShardSet:
         self.hash = manifest.hash
         self._gap = gap
         self.videos = columns
-        self.num_frames = columns.num_frames
-        self.num_expressions = columns.num_expressions
 
     @classmethod
     def open(

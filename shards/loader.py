@@ -108,10 +108,9 @@ class ClipLoader:
             epoch=0,
             position=0,
         )
-        self._team = make_team(threads) if device == "cpu" and threads > 1 else None
-        options: dict[str, Any] = {"threads": threads, "max_frames": frames, "team": self._team}
-        self._decoder = FrameDecoder(device=device, **options)
-        self._collate = Collator(self._team)
+        team = self._team = make_team(threads) if device == "cpu" and threads > 1 else None
+        self._decoder = FrameDecoder(device=device, threads=threads, max_frames=frames, team=team)
+        self._collate = Collator(team)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
         self._maker = make_team(1)
         self._ahead: collections.deque[Future[Numbered | None]] = collections.deque()

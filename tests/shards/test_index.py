@@ -43,8 +43,8 @@ def test_rows_tell_what_was_written(built: Path) -> None:
         for name, visible in row.visible.items():
             assert visible.dtype == bool
             assert visible.tolist() == [name in (frame.masks or {}) for frame in video.frames]
-        assert shard_set.num_frames[number] == len(video.frames)
-        assert shard_set.num_expressions[number] == 2
+        assert shard_set.videos.num_frames[number] == len(video.frames)
+        assert shard_set.videos.num_expressions[number] == 2
     assert (np.diff([row.shard for row in shard_set.videos]) >= 0).all()
 
 
