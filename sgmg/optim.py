@@ -22,7 +22,7 @@ def parameter_groups(
 
     Args:
         model: The network; its ``backbone`` and any Hugging Face model inside it have own rates. A
-            ``backbone.motion`` counts with the rest: it only adds to what the backbone sees.
+            motion layer in the backbone counts with the rest: it adds to what the backbone sees.
         lr: Rate of everything else, sampling points included.
         backbone_lr: Rate of the backbone.
         text_lr: Rate of the text model (its projections train at ``lr``).
@@ -103,7 +103,7 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _group(name: str, text_models: Sequence[str]) -> str:
-    if name.startswith("backbone.") and not name.startswith("backbone.motion."):
+    if name.startswith("backbone.") and not name.startswith("backbone.body.motion."):
         return "backbone"
     if any(name.startswith(f"{prefix}.") for prefix in text_models):
         return "text_encoder"

@@ -18,7 +18,7 @@ def network() -> nn.Module:
     text = nn.ModuleDict({"model": RobertaModel(roberta), "project": nn.Linear(4, 4)})
     attention = nn.ModuleDict({"sampling_offsets": nn.Linear(4, 4), "value": nn.Linear(4, 4)})
     backbone = nn.ModuleDict({"stem": nn.Linear(4, 4), "sampling_offsets": nn.Linear(4, 4)})
-    backbone["motion"] = nn.Linear(4, 4)
+    backbone["body"] = nn.ModuleDict({"motion": nn.Linear(4, 4)})
     return nn.ModuleDict({"backbone": backbone, "text_encoder": text, "attention": attention})
 
 
@@ -44,7 +44,7 @@ def test_every_parameter_is_in_the_group_of_its_part() -> None:
     assert groups["linear_proj"] == {f"attention.sampling_offsets.{k}" for k in ("weight", "bias")}
     assert groups["base"] == {
         f"{n}.{kind}"
-        for n in ("attention.value", "text_encoder.project", "backbone.motion")
+        for n in ("attention.value", "text_encoder.project", "backbone.body.motion")
         for kind in ("weight", "bias")
     }
     rest = {n for n, _ in model.named_parameters() if n.startswith("text_encoder.model.")}
