@@ -77,6 +77,10 @@ class VideoFolder:
     objects: Mapping[str, str]
     expressions: tuple[Expression, ...]
 
+    def num_bytes(self) -> int:
+        """Return the bytes of all frames; raises ShardError if one is missing."""
+        return sum(files.file_size(self.images / f"{name}.jpg") for name in self.frames)
+
 
 @dataclass(frozen=True)
 class VideoFolders:
@@ -103,12 +107,7 @@ class VideoFolders:
         return Source(
             dataset=self.dataset,
             split=self.split,
-            plans=tuple(
-                Plan(
-                    key, sum(files.file_size(video.images / f"{name}.jpg") for name in video.frames)
-                )
-                for key, video in self.videos.items()
-            ),
+            plans=tuple(Plan(key, video.num_bytes()) for key, video in self.videos.items()),
             read=self.read,
             num_expressions=sum(len(video.expressions) for video in self.videos.values()),
             published=published,

@@ -164,10 +164,7 @@ def load_backbone(backbone: Backbone, checkpoint: Mapping[str, Any], source: str
     if any(name.startswith("downsamples.") for name in names):
         down = re.compile(r"layers\.(\d)\.downsample\.")
         weights = {down.sub(r"downsamples.\1.", name): value for name, value in weights.items()}
-    given = {}
-    for name, value in weights.items():
-        if not CLASSIFIER.fullmatch(name):
-            given[names.get(name, name)] = value
+    given = {names.get(n, n): value for n, value in weights.items() if not CLASSIFIER.fullmatch(n)}
     patch = names.get("patch_embed.proj.weight", "")
     if patch in given and given[patch].dim() == 5:
         given[patch] = given[patch].sum(2, keepdim=True)

@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def write_folder(folder: Path, config: SgMgConfig, model: nn.Module, text: TextE
     text.save(folder / TEXT)
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    values = config.to_dict() | {"text_config": None}  # that one is in `text/`
+    values = asdict(config) | {"text_config": None}  # that one is in `text/`
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
