@@ -31,14 +31,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from sgmg import metrics
 from sgmg.mask_files import TREE, Tree, open_tree, read_mask, write_mask, write_submission
-from sgmg.metrics import (
-    RankedMasks,
-    contour_accuracy,
-    region_similarity,
-    score_best_assignment,
-    summarise,
-)
 from sgmg.overlay import draw_masks, sheet
 from sgmg.predictor import Candidates, Predictor, merge_objects, restore
 from sgmg.report import Row, inspection, write_report
@@ -261,8 +255,8 @@ def score_clips(video: Video, tree: Tree) -> Iterator[Row]:
     targets = {it.objects: truth(video, it.objects) for it in video.expressions if it.objects}
 
     def j_and_f(predicted: Masks, target: Masks) -> tuple[float, float]:
-        j, f = region_similarity(predicted, target), contour_accuracy(predicted, target)
-        return float(np.mean(j)), float(np.mean(f))
+        j = metrics.region_similarity(predicted, target)
+        return float(np.mean(j)), float(np.mean(metrics.contour_accuracy(predicted, target)))
 
     for it in (it for it in video.expressions if it.objects):
         folder = f"{video.video_id}/{it.id}"
@@ -284,13 +278,13 @@ def score_merged(video: Video, tree: Tree) -> Iterator[Row]:
         labels = read_clip(tree, folder, video)
         count = labels.max(initial=1, where=labels < int(VOID))
         planes = np.stack([labels == k + 1 for k in range(count)])
-        found = score_best_assignment(planes, targets, truth(video, [VOID]))
+        found = metrics.score_best_assignment(planes, targets, truth(video, [VOID]))
         for name, target, j, f in zip(objects, targets, *found, strict=True):
             said = {video.expressions[it].objects: k for k, it in enumerate(places)}
             label = said.get((name,), -1)
             it = video.expressions[places[label]] if label >= 0 else Expression("", "", (name,))
             scores = {"j": float(np.mean(j)), "f": float(np.mean(f))}
-            for letter, stats in (("J", summarise(j)), ("F", summarise(f))):
+            for letter, stats in (("J", metrics.summarise(j)), ("F", metrics.summarise(f))):
                 scores |= {f"{letter} recall": stats.recall, f"{letter} decay": stats.decay}
             rest = {"kind": kind, "folder": folder, "label": label + 1, "scores": scores}
             yield row_of(video, it, target, **rest)
@@ -305,13 +299,13 @@ def score_ranked(video: Video, tree: Tree, ranked: Mapping[str, Candidates]) -> 
             folder = f"{video.video_id}/{it.id}"
             file, rest = f"{folder}/{name}", {"folder": folder, "frame": name[:-4]}
             if found := ranked.get(file):
-                coded = RankedMasks.encode(found.masks, found.scores, target)
+                coded = metrics.RankedMasks.encode(found.masks, found.scores, target)
                 left, top, width, height = coco_mask.toBbox(coded.truth).tolist()
                 box = [left, top, left + width, top + height]
                 boxes = {"boxes": found.boxes_xyxy_px.tolist(), "truth_box": box}
             else:
                 mask = read_mask(tree, file, (video.height, video.width))[0] > 0
-                coded, boxes = RankedMasks.encode(mask[None], [1.0], target), {}
+                coded, boxes = metrics.RankedMasks.encode(mask[None], [1.0], target), {}
             scores = dict(zip(("intersections", "unions"), coded.best_overlap(), strict=True))
             ranked_row = boxes | asdict(coded)
             yield row_of(video, it, target[None], **rest, scores=scores, ranked=ranked_row)

@@ -13,16 +13,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from preprocess.files import first_folder, read_json, read_text
 from preprocess.ref_youtube_vos import read_listing
-from preprocess.source import (
-    Source,
-    VideoFolder,
-    VideoFolders,
-    expression,
-    first_folder,
-    read_bytes,
-    read_json,
-)
+from preprocess.source import Source, VideoFolder, VideoFolders, expression
 from shards.schema import Expression, ShardError
 
 SPLITS = ("train", "val")
@@ -75,7 +68,7 @@ def _official(base: Path, split: str) -> tuple[dict[str, VideoFolder], list[str]
     semantics = davis / "davis_semantics.json"
     categories = read_json(semantics) if semantics.exists() else {}
     videos = {}
-    for video in read_bytes(davis / f"ImageSets/2017/{split}.txt").decode().split():
+    for video in read_text(davis / f"ImageSets/2017/{split}.txt").split():
         images = _folder(davis / "JPEGImages", video)
         objects = {it.objects[0]: "" for it in lines.get(video, ())}
         objects |= categories.get(video, {})
@@ -109,11 +102,7 @@ def _read_lines(folder: Path) -> tuple[dict[str, list[Expression]], list[str]]:
     misspelt = set()
     for annotator, encoding in ANNOTATORS.items():
         path = folder / f"Davis17_{annotator}.txt"
-        try:
-            content = read_bytes(path).decode(encoding)
-        except UnicodeDecodeError as error:
-            raise ShardError(f"{path} is not {encoding} ({error}); download it again") from error
-        for number, row in enumerate(content.split("\n"), start=1):
+        for number, row in enumerate(read_text(path, encoding).split("\n"), start=1):
             if not row.strip():
                 continue
             match = _LINE.fullmatch(row)
@@ -139,14 +128,10 @@ def _repacked(base: Path, split: str) -> tuple[dict[str, VideoFolder], list[str]
     videos, notes = {}, []
     for video, it in listed.items():
         expressions, odd = _tag(it.expressions)
-        notes += [f"{video}: object {it} has {count} expressions, not four" for it, count in odd]
-        videos[video] = VideoFolder(
-            images=_folder(base / name / "JPEGImages", video),
-            labels=_labels_folder(base / name, video),
-            frames=it.frames,
-            objects=it.objects,
-            expressions=expressions,
-        )
+        notes += [f"{video}: {what}" for what in odd]
+        images = _folder(base / name / "JPEGImages", video)
+        labels = _labels_folder(base / name, video)
+        videos[video] = VideoFolder(images, labels, it.frames, it.objects, expressions)
     return videos, notes
 
 
@@ -157,24 +142,21 @@ def _labels_folder(base: Path, video: str) -> Path:
     return first_folder(f"masks of video {video}", *folders)
 
 
-def _tag(
-    expressions: tuple[Expression, ...],
-) -> tuple[tuple[Expression, ...], list[tuple[str, int]]]:
+def _tag(expressions: Iterable[Expression]) -> tuple[tuple[Expression, ...], list[str]]:
     """Name the annotators of a re-packed video's expressions.
 
     Returns:
-        expressions, of unknown kind where an object has not just one of each annotator; and those
-        objects with their numbers of expressions.
+        expressions, of unknown kind where an object has not just one of each annotator; and what
+        to say of those objects.
     """
     by_object: dict[tuple[str, ...], list[str]] = {}
     for it in expressions:
         by_object.setdefault(it.objects, []).append(it.id)
-    kinds = {
-        name: kind
-        for names in by_object.values()
-        if len(names) == len(ANNOTATORS)
-        for name, kind in zip(names, ANNOTATORS, strict=True)
-    }
-    counts = [("".join(objects), len(names)) for objects, names in by_object.items()]
-    odd = [(objects, count) for objects, count in counts if count != len(ANNOTATORS)]
+    kinds: dict[str, str] = {}
+    odd = []
+    for objects, names in by_object.items():
+        if len(names) == len(ANNOTATORS):
+            kinds |= dict(zip(names, ANNOTATORS, strict=True))
+        else:
+            odd.append(f"object {''.join(objects)} has {len(names)} expressions, not four")
     return tuple(replace(it, kind=kinds.get(it.id, "")) for it in expressions), odd

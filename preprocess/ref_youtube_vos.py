@@ -12,14 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.source import (
-    Source,
-    VideoFolder,
-    VideoFolders,
-    expression,
-    first_folder,
-    read_json,
-)
+from preprocess.files import blaming, first_folder, read_json
+from preprocess.source import Source, VideoFolder, VideoFolders, expression
 from shards.schema import Expression, ShardError
 
 SPLITS = ("train", "valid")
@@ -49,6 +43,12 @@ def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-
     listed = read_listing(
         lists / split / "meta_expressions.json", base / "meta.json" if with_meta else None
     )
+    for video, bare in ((video, it) for video, its in listed.items() for it in its.expressions):
+        if split == "train" and not bare.objects:
+            raise ShardError(
+                f"train meta_expressions.json: expression {bare.id} of video {video} "
+                f"has no obj_id; download it again"
+            )
     notes = []
     if split == "valid":
         unscored = read_listing(lists / "test/meta_expressions.json").keys() & listed.keys()
@@ -60,28 +60,14 @@ def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-
         notes.append(f"no masks: there is no {base / 'Annotations'}")
     videos = {
         video: VideoFolder(
-            images=first_folder(f"frames of video {video}", images / video),
-            labels=labels and first_folder(f"masks of video {video}", labels / video),
-            frames=it.frames,
-            objects=it.objects,
-            expressions=it.expressions,
+            first_folder(f"frames of video {video}", images / video),
+            labels and first_folder(f"masks of video {video}", labels / video),
+            **vars(it),
         )
         for video, it in listed.items()
     }
-    if split == "train":
-        _check_referred(listed)
     published = PUBLISHED[split] if dataset == "ref-youtube-vos" else (None, None)
     return VideoFolders(dataset, split, videos).source(published, notes)
-
-
-def _check_referred(listed: Mapping[str, "ListedVideo"]) -> None:
-    for video, it in listed.items():
-        for bare in it.expressions:
-            if not bare.objects:
-                raise ShardError(
-                    f"train meta_expressions.json: expression {bare.id} of video {video} "
-                    f"has no obj_id; download it again"
-                )
 
 
 @dataclass(frozen=True)
@@ -99,30 +85,32 @@ class ListedVideo:
     expressions: tuple[Expression, ...]
 
 
-def read_listing(expressions: Path, meta: Path | None = None) -> dict[str, ListedVideo]:
+def read_listing(
+    expressions: Path, meta: Path | None = None, *, named: str = "obj_id"
+) -> dict[str, ListedVideo]:
     """Read ``meta_expressions.json`` and, for the objects' categories, ``meta.json``.
+
+    Args:
+        expressions: the first file.
+        meta: the second one, if there is one.
+        named: field that says which objects an expression names.
 
     Raises:
         ShardError: one is missing, or not in the official form.
     """
     listed = _read_videos(expressions)
     described = {} if meta is None else _read_videos(meta)
-    videos = {}
+    files, videos = f"{expressions}{f' or {meta}' if meta else ''}", {}
     for video, content in listed.items():
-        try:
+        with blaming(f"{files}: video {video!r} is not in the official form", "download again"):
             objects = described[video]["objects"] if meta else {}
-            videos[video] = _list_video(content, objects)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ShardError(
-                f"{expressions}{f' or {meta}' if meta else ''}: video {video!r} is not in the "
-                f"official form ({type(error).__name__}: {error}); download again"
-            ) from error
+            videos[video] = _list_video(content, objects, named)
     return videos
 
 
-def _list_video(content: Mapping[str, Any], objects: Mapping[str, Any]) -> ListedVideo:
+def _list_video(content: Mapping[str, Any], objects: Mapping[str, Any], named: str) -> ListedVideo:
     expressions = tuple(
-        expression(number, it["exp"], it.get("obj_id"), it.get("kind", ""))
+        expression(number, it["exp"], it.get(named), it.get("kind", ""))
         for number, it in content["expressions"].items()
     )
     categories = {number: "" for it in expressions for number in it.objects}

@@ -18,40 +18,22 @@ from typing import Any, NoReturn
 
 from pycocotools import mask as coco_mask
 
-from preprocess.source import (
-    Source,
-    expression,
-    file_size,
-    first_folder,
-    jpeg_size,
-    read_bytes,
-    read_json,
-)
-from shards.schema import Expression, Frame, Rle, ShardError, Video
+from preprocess import files
+from preprocess.source import Source, expression
+from shards.schema import Expression, Frame, Rle, Video
 from shards.writer import Plan
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
-SPLITS = {
-    "refcoco": ("train", "val", "testA", "testB"),
-    "refcoco+": ("train", "val", "testA", "testB"),
-    "refcocog": ("train", "val", "test"),
-}
 PUBLISHED = {  # images, sentences
     "refcoco": {
-        "train": (16994, 120624),
-        "val": (1500, 10834),
-        "testA": (750, 5657),
-        "testB": (750, 5095),
+        "train": (16994, 120624), "val": (1500, 10834), "testA": (750, 5657), "testB": (750, 5095),
     },
     "refcoco+": {
-        "train": (16992, 120191),
-        "val": (1500, 10758),
-        "testA": (750, 5726),
-        "testB": (750, 4889),
+        "train": (16992, 120191), "val": (1500, 10758), "testA": (750, 5726), "testB": (750, 4889),
     },
     "refcocog": {"train": (21899, 80512), "val": (1300, 4896), "test": (2600, 9602)},
-}
-_BROKEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+}  # fmt: skip
+SPLITS = {name: tuple(splits) for name, splits in PUBLISHED.items()}
 
 
 @dataclass(frozen=True)
@@ -92,8 +74,8 @@ class ReferredImages:
         """
         it = self.images[key]
         path = self.folder / it.file_name
-        image = read_bytes(path)
-        size = jpeg_size(image, path, (it.height, it.width))
+        image, _ = files.read_jpeg(path)
+        size = (it.height, it.width)
         masks = {name: _mask(name, outline, size) for name, outline in it.outlines.items()}
         return Video(
             key=key,
@@ -108,7 +90,9 @@ class ReferredImages:
         )
 
 
-def open_refcoco(root: Path, name: str, split: str, *, dataset: str = "") -> Source:
+def open_refcoco(
+    root: Path, name: str, split: str, *, dataset: str = "", filter_leaks: bool = False
+) -> Source:
     """List a split.
 
     Args:
@@ -116,27 +100,66 @@ def open_refcoco(root: Path, name: str, split: str, *, dataset: str = "") -> Sou
         name: ``refcoco``, ``refcoco+`` or ``refcocog``.
         split: one of the data set's splits.
         dataset: name to give; for another data set in this layout.
+        filter_leaks: leave out of train what is in val or test of any of the three data sets.
 
     Raises:
         ShardError: a file is missing or broken.
     """
-    folder = first_folder("COCO images", root / "train2014", root / "coco/train2014")
+    folder = files.first_folder("COCO images", root / "train2014", root / "coco/train2014")
     base = folder.parent
-    converted = f"instances_{name}_{split}.json"
-    found = [path for path in (base / name / converted, base / converted) if path.exists()]
-    if (base / name / REFS[name]).exists() or not found:
+    found = _converted_file(base, name, split)
+    if found is None:
         images = _official(base / name / REFS[name], base / name / "instances.json", split)
     else:
-        images = _converted(found[0])
+        images = _converted(found)
+    leaks: dict[str, ReferredImage] = {}
+    notes = []
+    if filter_leaks and split == "train":
+        for other in REFS:
+            held_out = images.keys() & held_out_images(base, other)
+            leaks |= {key: images[key] for key in held_out}
+            notes.append(f"{len(held_out)} images are in val or test of {other}: left out")
+        images = {key: it for key, it in images.items() if key not in leaks}
     reader = ReferredImages(dataset or name.replace("+", "-plus"), split, folder, images)
     return Source(
         dataset=reader.dataset,
         split=split,
-        plans=tuple(Plan(key, file_size(folder / it.file_name)) for key, it in images.items()),
+        plans=tuple(
+            Plan(key, files.file_size(folder / it.file_name)) for key, it in images.items()
+        ),
         read=reader.read,
         num_expressions=sum(len(it.expressions) for it in images.values()),
         published=(None, None) if dataset else PUBLISHED[name][split],
+        notes=tuple(notes),
+        left_out=(len(leaks), sum(len(it.expressions) for it in leaks.values())),
     )
+
+
+def _converted_file(base: Path, name: str, split: str) -> Path | None:
+    """Return the converted form's file, unless there are the official ones or neither."""
+    if (base / name / REFS[name]).exists():
+        return None
+    converted = f"instances_{name}_{split}.json"
+    found = [path for path in (base / name / converted, base / converted) if path.exists()]
+    return found[0] if found else None
+
+
+def held_out_images(base: Path, name: str) -> set[str]:
+    """Return the keys of all images in a data set's splits other than train.
+
+    Raises:
+        ShardError: a file is missing or broken.
+    """
+    keys: set[int] = set()
+    for split in SPLITS[name][1:]:
+        converted = _converted_file(base, name, split)
+        path = converted or base / name / REFS[name]
+        with files.blaming(f"{path} lists no images"):
+            if converted:
+                keys |= {it["original_id"] for it in files.read_json(path)["images"]}
+            else:
+                keys |= {it["image_id"] for it in read_plain_pickle(path) if it["split"] == split}
+    return {f"{key:012d}" for key in keys}
 
 
 # a sentence: its image's row, annotation id, category, outline as JSON, the expression
@@ -162,7 +185,7 @@ def _gather(image_id: str, rows: Iterable[_Row]) -> dict[str, ReferredImage]:
 
 
 def _official(refs_path: Path, instances_path: Path, split: str) -> dict[str, ReferredImage]:
-    refs, instances = read_plain_pickle(refs_path), read_json(instances_path)
+    refs, instances = read_plain_pickle(refs_path), files.read_json(instances_path)
 
     def rows() -> Iterator[_Row]:
         images = {it["id"]: it for it in instances["images"]}
@@ -176,17 +199,14 @@ def _official(refs_path: Path, instances_path: Path, split: str) -> dict[str, Re
                     said = expression(it["sent_id"], it["sent"], object_id, it.get("kind", ""))
                     yield images[ref["image_id"]], object_id, category, outline, said
 
-    try:
+    both = f"{refs_path} and {instances_path}"
+    problem = f"{both} are not in the official form or not of one download"
+    with files.blaming(problem, "download both again"):
         return _gather("id", rows())
-    except _BROKEN as error:
-        raise ShardError(
-            f"{refs_path} and {instances_path} are not in the official form or not of one "
-            f"download ({type(error).__name__}: {error}); download both again"
-        ) from error
 
 
 def _converted(path: Path) -> dict[str, ReferredImage]:
-    content = read_json(path)
+    content = files.read_json(path)
 
     def rows() -> Iterator[_Row]:
         annotations = {it["image_id"]: it for it in content["annotations"]}
@@ -199,13 +219,9 @@ def _converted(path: Path) -> dict[str, ReferredImage]:
             said = expression(image["id"], image["caption"], object_id)
             yield image, object_id, category, outline, said
 
-    try:
+    advice = "convert again, or give the official files"
+    with files.blaming(f"{path} is not in the converted form", advice):
         return _gather("original_id", rows())
-    except _BROKEN as error:
-        raise ShardError(
-            f"{path} is not in the converted form ({type(error).__name__}: {error}); "
-            f"convert again, or give the official files"
-        ) from error
 
 
 def _plain(file_name: str) -> str:
@@ -218,24 +234,20 @@ def _plain(file_name: str) -> str:
 def _mask(name: str, outline: bytes, size: tuple[int, int]) -> Rle:
     """Draw polygons or run lengths in COCO's form as a mask of ``size`` (height, width)."""
     height, width = size
-    segmentation = json.loads(outline)
-    try:
-        if isinstance(segmentation, dict):
-            if list(segmentation["size"]) != [height, width]:
-                raise ValueError(f"its size is {segmentation['size']}")
-            if isinstance(segmentation["counts"], str):
-                return Rle(height, width, segmentation["counts"].encode("ascii"))
-            if sum(segmentation["counts"]) != height * width or min(segmentation["counts"]) < 0:
-                raise ValueError("its run lengths do not fill the image")
-            merged = coco_mask.frPyObjects(segmentation, height, width)
-        else:
+    problem = f"annotation {name}: its segmentation cannot be drawn on {height}x{width} pixels"
+    with files.blaming(problem, "download instances.json again"):
+        segmentation = json.loads(outline)
+        if isinstance(segmentation, list):
             polygons = [_polygon(it, 2 * max(size)) for it in segmentation if len(it) >= 6]
             merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    except _BROKEN as error:
-        raise ShardError(
-            f"annotation {name}: its segmentation cannot be drawn on {height}x{width} pixels "
-            f"({error}); download instances.json again"
-        ) from error
+        elif list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"its size is {segmentation['size']}")
+        elif isinstance(segmentation["counts"], str):
+            return Rle(height, width, segmentation["counts"].encode("ascii"))
+        elif sum(segmentation["counts"]) != height * width or min(segmentation["counts"]) < 0:
+            raise ValueError("its run lengths do not fill the image")
+        else:
+            merged = coco_mask.frPyObjects(segmentation, height, width)
     return Rle(height, width, bytes(merged["counts"]))
 
 
@@ -260,14 +272,10 @@ def read_plain_pickle(path: Path) -> Any:
     Raises:
         ShardError: it is missing, broken, or holds anything else.
     """
-    content = read_bytes(path)
-    try:
+    content = files.read_bytes(path)
+    problem = f"{path} is no pickle of plain data and nothing of it was run"
+    with files.blaming(problem, "download it again from the official place"):
         try:
             return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
         except UnicodeDecodeError:  # byte strings of Python 2
             return _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()
-    except (*_BROKEN, pickle.UnpicklingError, EOFError, ImportError, MemoryError) as error:
-        raise ShardError(
-            f"{path} is no pickle of plain data ({error}); nothing of it was run: "
-            f"download it again from the official place"
-        ) from error

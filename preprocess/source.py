@@ -1,23 +1,17 @@
-"""What every reader gives: a source, listed but not yet read; and videos that are folders of files.
+"""What every reader gives: a source, listed but not yet read; and videos in folders of files."""
 
-The official files are opened here, so that what is missing or broken is said by name, in one line.
-"""
-
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
+from preprocess import files
+from shards.schema import Expression, Frame, ShardError, Video
 from shards.writer import Plan
 
-TAIL = 4096  # a whole JPEG ends within this many bytes of the file's end
+Published = int | tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -30,8 +24,11 @@ class Source:
         plans: what there is to read, in the data set's own order.
         read: turns the key of a plan into a video; picklable.
         num_expressions: over all plans.
-        published: official numbers of videos and of expressions, None where not known.
+        published: official numbers of videos and of expressions, None where not known, several
+            where several releases differ.
         notes: known oddities met while listing, in plain words.
+        lists: what else was counted: its name, number found, official number.
+        left_out: videos and expressions that are listed but filtered out.
     """
 
     dataset: str
@@ -39,8 +36,10 @@ class Source:
     plans: tuple[Plan, ...]
     read: Callable[[str], Video]
     num_expressions: int
-    published: tuple[int | None, int | None] = (None, None)
+    published: tuple[Published, Published] = (None, None)
     notes: tuple[str, ...] = ()
+    lists: tuple[tuple[str, int, int], ...] = ()
+    left_out: tuple[int, int] = (0, 0)
 
     def check_complete(self) -> None:
         """Compare with the published counts.
@@ -48,15 +47,14 @@ class Source:
         Raises:
             ShardError: the source has more or fewer videos or expressions.
         """
-        for what, found, published in zip(
-            ("videos", "expressions"),
-            (len(self.plans), self.num_expressions),
-            self.published,
-            strict=True,
-        ):
-            if published is not None and found != published:
+        found = (len(self.plans) + self.left_out[0], self.num_expressions + self.left_out[1])
+        counts = zip(("videos", "expressions"), found, self.published, strict=True)
+        for what, number, published in (*self.lists, *counts):
+            allowed = published if isinstance(published, tuple) else (published,)
+            if published is not None and number not in allowed:
+                told = " or ".join(map(str, allowed))
                 raise ShardError(
-                    f"{self.dataset} {self.split} has {found} {what}, published are {published}: "
+                    f"{self.dataset} {self.split} has {number} {what}, published are {told}: "
                     f"complete the download, or add --allow-partial to go on with these"
                 )
 
@@ -79,6 +77,10 @@ class VideoFolder:
     objects: Mapping[str, str]
     expressions: tuple[Expression, ...]
 
+    def num_bytes(self) -> int:
+        """Return the bytes of all frames; raises ShardError if one is missing."""
+        return sum(files.file_size(self.images / f"{name}.jpg") for name in self.frames)
+
 
 @dataclass(frozen=True)
 class VideoFolders:
@@ -96,7 +98,7 @@ class VideoFolders:
     videos: Mapping[str, VideoFolder]
     label_names: Mapping[str, str] = field(default_factory=dict)
 
-    def source(self, published: tuple[int | None, int | None], notes: Iterable[str] = ()) -> Source:
+    def source(self, published: tuple[Published, Published], notes: Iterable[str] = ()) -> Source:
         """Return the source of these videos.
 
         Raises:
@@ -105,10 +107,7 @@ class VideoFolders:
         return Source(
             dataset=self.dataset,
             split=self.split,
-            plans=tuple(
-                Plan(key, sum(file_size(video.images / f"{name}.jpg") for name in video.frames))
-                for key, video in self.videos.items()
-            ),
+            plans=tuple(Plan(key, video.num_bytes()) for key, video in self.videos.items()),
             read=self.read,
             num_expressions=sum(len(video.expressions) for video in self.videos.values()),
             published=published,
@@ -119,150 +118,47 @@ class VideoFolders:
         """Read a video.
 
         Raises:
-            ShardError: a file is missing, broken or of another size than the rest.
+            ShardError: a file is missing or broken.
         """
-        files = self.videos[key]
-        frames = []
-        size: tuple[int, int] | None = None
-        for name in files.frames:
-            image = read_bytes(files.images / f"{name}.jpg")
-            size = jpeg_size(image, files.images / f"{name}.jpg", size)
-            masks = None
-            if files.labels is not None and (files.labels / f"{name}.png").exists():
-                masks = read_masks(files.labels / f"{name}.png", size)
-            frames.append(Frame(name=name, image=image, extension="jpg", masks=masks))
-        if size is None:
+        video, frames, sizes = self.videos[key], [], []
+        for name in video.frames:
+            image, size = files.read_jpeg(video.images / f"{name}.jpg")
+            labels = video.labels and video.labels / f"{name}.png"
+            masks = files.read_masks(labels) if labels and labels.exists() else None
+            frames.append(Frame(name, image, "jpg", masks))
+            sizes.append(size)
+        if not frames:
             raise ShardError(f"video {key} has no frames: take it out of the list, or add them")
         numbers = {number for frame in frames for number in frame.masks or ()}
-        names = {**self.label_names, **files.objects}
+        names = {**self.label_names, **video.objects}
         return Video(
             key=key,
             dataset=self.dataset,
             split=self.split,
             video_id=key,
-            height=size[0],
-            width=size[1],
+            height=sizes[0][0],
+            width=sizes[0][1],
             frames=frames,
-            objects={it: names.get(it, "") for it in sorted(numbers | {*files.objects}, key=int)},
-            expressions=files.expressions,
+            objects={it: names.get(it, "") for it in sorted(numbers | {*video.objects}, key=int)},
+            expressions=video.expressions,
         )
 
 
 def expression(number: object, text: object, object_id: object, kind: object = "") -> Expression:
-    """Make an expression about one object, or none (None) where that is not told.
+    """Make an expression about an object, a list of them, or None where that is not told.
 
     Raises:
         ValueError: the text or the kind is no string.
     """
     if not isinstance(text, str) or not isinstance(kind, str):
         raise ValueError(f"expression {number}: {text!r} ({kind!r}) is no text")
-    return Expression(str(number), text, () if object_id is None else (str(object_id),), kind)
+    named = object_id if isinstance(object_id, list) else [object_id]
+    objects = dict.fromkeys(str(it) for it in named if it is not None)
+    return Expression(str(number), text, tuple(objects), kind)
 
 
-def first_folder(what: str, *candidates: Path) -> Path:
-    """Return the first candidate that is a folder.
-
-    Raises:
-        ShardError: none is.
-    """
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
-    tried = " nor ".join(str(folder) for folder in candidates)
-    raise ShardError(f"no {what}: there is no folder {tried}; check --root")
-
-
-def file_size(path: Path) -> int:
-    """Return a file's size in bytes.
-
-    Raises:
-        ShardError: it is missing.
-    """
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}; complete the download") from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        ShardError: it is missing or cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}; complete the download") from error
-
-
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
-
-    Raises:
-        ShardError: it is missing or is no JSON.
-    """
-    try:
-        return json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ShardError):
-            raise
-        raise ShardError(f"{path} is no valid JSON ({error}); download it again") from error
-
-
-def jpeg_size(image: bytes, path: Path, expected: tuple[int, int] | None) -> tuple[int, int]:
-    """Return height and width in pixels of a JPEG that is whole.
-
-    Args:
-        image: the file's bytes.
-        path: named in errors.
-        expected: height and width that it must have, if known.
-
-    Raises:
-        ShardError: it is no JPEG, is cut short, or has another size.
-    """
-    try:
-        with Image.open(BytesIO(image), formats=("JPEG",)) as picture:
-            size = (picture.height, picture.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ShardError(f"{path} is no readable JPEG; download it again") from error
-    if b"\xff\xd9" not in image[-TAIL:]:
-        raise ShardError(f"{path} is cut short: its end marker is missing; download it again")
-    if expected is not None and size != expected:
-        raise ShardError(
-            f"{path} has {size[0]}x{size[1]} pixels, expected are {expected[0]}x{expected[1]}"
-        )
-    return size
-
-
-def read_masks(path: Path, size: tuple[int, int]) -> dict[str, Rle]:
-    """Read a label map (palette or grey PNG) as one mask for each value but 0.
-
-    Args:
-        path: the PNG.
-        size: height and width that it must have.
-
-    Raises:
-        ShardError: it is broken, of another kind or of another size.
-    """
-    labels = _read_labels(path)
-    if labels.shape != size:
-        raise ShardError(
-            f"{path} has {labels.shape[0]}x{labels.shape[1]} pixels, "
-            f"its frame {size[0]}x{size[1]}: they must be equal"
-        )
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    return {str(value): encode_mask(labels == value) for value in present.tolist() if value}
-
-
-def _read_labels(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(BytesIO(read_bytes(path)), formats=("PNG",)) as picture:
-            mode, labels = picture.mode, np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ShardError(f"{path} is no readable PNG; download it again") from error
-    if mode not in ("P", "L"):
-        raise ShardError(
-            f"{path} is a PNG of mode {mode}; label maps are palette or grey, one byte a pixel"
-        )
-    return labels
+def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
+    """Return a picture as JPEG without colour subsampling."""
+    file = BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0)
+    return file.getvalue()

@@ -15,8 +15,9 @@ give byte-identical files, whatever the number of workers.
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
@@ -40,6 +41,7 @@ from preprocess.shapes import (
     render,
     scene_generator,
 )
+from preprocess.source import encode_jpeg
 
 SETTINGS = "synthetic.json"
 FRAME_STEP = 5  # the official frame names count in fives
@@ -185,18 +187,15 @@ def _each(
     progress: Callable[[int], None] | None,
 ) -> Iterator[Any]:
     """Yield the function of 0 .. count - 1 in order, by several processes if asked."""
-
-    def report(results: Iterable[Any]) -> Iterator[Any]:
-        for result in results:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context) if workers > 1 else nullcontext() as pool:
+        made = (
+            pool.map(function, range(count), chunksize=32) if pool else map(function, range(count))
+        )
+        for result in made:
             yield result
             if progress is not None:
                 progress(1)
-
-    if workers <= 1:
-        yield from report(map(function, range(count)))
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from report(pool.map(function, range(count), chunksize=32))
 
 
 def _write_videos(
@@ -229,7 +228,9 @@ def _write_video(
     for tree in ("JPEGImages", "Annotations"):
         (root / tree / video).mkdir()
     for name, frame, label in zip(names, frames, labels, strict=True):
-        (root / "JPEGImages" / video / f"{name}.jpg").write_bytes(_jpeg(frame))
+        (root / "JPEGImages" / video / f"{name}.jpg").write_bytes(
+            encode_jpeg(Image.fromarray(frame), 90)
+        )
         (root / "Annotations" / video / f"{name}.png").write_bytes(_palette_png(label))
     objects = {
         str(number): {
@@ -292,7 +293,7 @@ def _write_image(
     scene, referrals = draw(split, number, settings)
     frames, labels = render(scene)
     name = f"COCO_train2014_{index + 1:012d}.jpg"
-    (folder / name).write_bytes(_jpeg(frames[0]))
+    (folder / name).write_bytes(encode_jpeg(Image.fromarray(frames[0]), 90))
     row = {"id": index + 1, "file_name": name, "height": scene.side, "width": scene.side}
     annotations = []
     for target, shape in enumerate(scene.shapes):
@@ -349,12 +350,6 @@ def _ref(
             for sent_id, it in zip(sent_ids, referrals, strict=True)
         ],
     }
-
-
-def _jpeg(frame: NDArray[np.uint8]) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=90, subsampling=0)
-    return buffer.getvalue()
 
 
 def _palette_png(labels: NDArray[np.uint8]) -> bytes:

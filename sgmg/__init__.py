@@ -1,18 +1,11 @@
 """Spectrum-guided multi-granularity referring video object segmentation (SgMg)."""
 
-from sgmg.config import SgMgConfig
-from sgmg.model import SgMg
-from sgmg.outputs import LayerOutput, QueryOutput, SgMgOutput, best_query, every_query
-from sgmg.predictor import Prediction, Predictor
-
-__all__ = [
-    "LayerOutput",
-    "Prediction",
-    "Predictor",
-    "QueryOutput",
-    "SgMg",
-    "SgMgConfig",
-    "SgMgOutput",
-    "best_query",
-    "every_query",
-]
+from sgmg.config import SgMgConfig as SgMgConfig
+from sgmg.model import SgMg as SgMg
+from sgmg.outputs import LayerOutput as LayerOutput
+from sgmg.outputs import QueryOutput as QueryOutput
+from sgmg.outputs import SgMgOutput as SgMgOutput
+from sgmg.outputs import best_query as best_query
+from sgmg.outputs import every_query as every_query
+from sgmg.predictor import Prediction as Prediction
+from sgmg.predictor import Predictor as Predictor

@@ -1,7 +1,7 @@
 """Backbones: frames in, four maps of features out."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import ceil
 from typing import Any, cast
@@ -11,25 +11,25 @@ import torchvision
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet
-from torchvision.models.swin_transformer import (
-    ShiftedWindowAttention,
-    SwinTransformer,
-    SwinTransformerBlock,
-    shifted_window_attention,
-)
+from torchvision.models import resnet, swin_transformer
 from torchvision.ops import FrozenBatchNorm2d
 
 from sgmg import video_swin
 from sgmg.motion_convnet import MotionConvNet
-from sgmg.video_swin import VideoSwin, from_kinetics, published_block, share_position_index
+from sgmg.video_swin import SIZES, VideoSwin
 
 Channels = tuple[int, int, int, int]
 STRIDES = (4, 8, 16, 32)
-NAMES = (
-    "video_swin_t, video_swin_s, video_swin_b, swin_t, swin_s, swin_b, swin_l, resnet50, "
-    "resnet101, motion_convnet, timm:<name of a timm model>"
-)
+SWINS = {  # torchvision's name of their public weights
+    "video_swin_t": "Swin3D_T_Weights.KINETICS400_V1",
+    "video_swin_s": "Swin3D_S_Weights.KINETICS400_V1",
+    "video_swin_b": "Swin3D_B_Weights.KINETICS400_IMAGENET22K_V1",
+    "swin_t": "Swin_T_Weights.IMAGENET1K_V1",
+    "swin_s": "Swin_S_Weights.IMAGENET1K_V1",
+    "swin_b": "Swin_B_Weights.IMAGENET1K_V1",
+    "swin_l": "",
+}
+NAMES = (*SWINS, "resnet50", "resnet101", "motion_convnet", "timm:<name of a timm model>")
 _WINDOW = 7
 
 
@@ -76,43 +76,31 @@ def build_backbone(name: str, *, pretrained: bool = False, drop_path: float = 0.
     Raises:
         ValueError: Unknown name, no public weights, or a timm network without the four strides.
     """
-    kind, _, size = name.rpartition("_")
-    if kind == "video_swin" and size in video_swin.KINETICS:
-        return _video_swin(size, pretrained, drop_path)
-    if kind == "swin" and size in video_swin.SIZES:
-        return _swin(size, pretrained, drop_path)
+    if pretrained and name in ("swin_l", "motion_convnet"):
+        raise ValueError(f"backbone {name!r} has no public weights here: set pretrained=False")
+    if name in SWINS:
+        return _swin(name, pretrained, drop_path)
     if name in ("resnet50", "resnet101"):
         return Backbone(ResNet(name, pretrained=pretrained), (256, 512, 1024, 2048))
     if name.startswith("timm:"):
         body = TimmNetwork(name.removeprefix("timm:"), pretrained=pretrained, drop_path=drop_path)
         return Backbone(body, body.channels)
     if name == "motion_convnet":
-        if pretrained:
-            raise ValueError(f"backbone {name!r} has no public weights: set pretrained=False")
         motion = MotionConvNet()
         return Backbone(motion, cast("Channels", motion.channels))
-    raise ValueError(f"unknown backbone {name!r}; known are {NAMES}")
+    raise ValueError(f"unknown backbone {name!r}; known are {', '.join(NAMES)}")
 
 
-def _video_swin(size: str, pretrained: bool, drop_path: float) -> Backbone:
-    body = VideoSwin(video_swin.SIZES[size], drop_path=drop_path)
+def _swin(name: str, pretrained: bool, drop_path: float) -> Backbone:
+    size = SIZES[name[-1]]
+    body = (VideoSwin if name.startswith("video") else Swin)(size, drop_path=drop_path)
     if pretrained:
-        weights = video_swin.KINETICS[size].get_state_dict(progress=True, check_hash=True)
-        body.load_state_dict(from_kinetics(weights))
-    return Backbone(body, video_swin.SIZES[size].channels)
+        weights = torchvision.models.get_weight(SWINS[name])
+        body.load_torchvision(weights.get_state_dict(progress=True, check_hash=True))
+    return Backbone(body, size.channels)
 
 
-def _swin(size: str, pretrained: bool, drop_path: float) -> Backbone:
-    body = Swin(video_swin.SIZES[size], drop_path=drop_path)
-    if pretrained:
-        if size == "l":
-            raise ValueError("backbone 'swin_l' has no public weights here: set pretrained=False")
-        weights = torchvision.models.get_weight(f"Swin_{size.upper()}_Weights.IMAGENET1K_V1")
-        body.load_imagenet(weights.get_state_dict(progress=True, check_hash=True))
-    return Backbone(body, video_swin.SIZES[size].channels)
-
-
-class KeptShiftAttention(ShiftedWindowAttention):
+class KeptShiftAttention(swin_transformer.ShiftedWindowAttention):
     """Window attention that keeps its shift where one window covers the whole map.
 
     torchvision drops the shift there. Shifting within a single window only forbids attention
@@ -125,7 +113,7 @@ class KeptShiftAttention(ShiftedWindowAttention):
         for axis, (window, shift) in enumerate(zip(self.window_size, self.shift_size, strict=True)):
             if shift and x.shape[1 + axis] <= window:
                 bias = bias + self._cut(axis, window, shift, bias)
-        return shifted_window_attention(
+        return swin_transformer.shifted_window_attention(
             x,
             self.qkv.weight,
             self.proj.weight,
@@ -157,7 +145,7 @@ class Swin(nn.Module):
             drop_path: Probability of skipping the last block in training; earlier ones less.
         """
         super().__init__()
-        self.features = SwinTransformer(
+        self.features = swin_transformer.SwinTransformer(
             patch_size=[4, 4],
             embed_dim=size.width,
             depths=list(size.depths),
@@ -165,11 +153,11 @@ class Swin(nn.Module):
             window_size=[_WINDOW, _WINDOW],
             stochastic_depth_prob=drop_path,
             num_classes=1,
-            block=partial(SwinTransformerBlock, attn_layer=KeptShiftAttention),
+            block=partial(swin_transformer.SwinTransformerBlock, attn_layer=KeptShiftAttention),
         ).features
         for stage, width in enumerate(size.channels):
             self.add_module(f"norm{stage}", nn.LayerNorm(width))
-        share_position_index(self)
+        video_swin.share_position_index(self)
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """Normalised stages of strides 4 to 32: [B, T, 3, H, W] -> four [B*T, C, h, w]."""
@@ -189,17 +177,12 @@ class Swin(nn.Module):
             return f"patch_embed.{'proj' if embedding[1] == '0' else 'norm'}.{embedding[2]}"
         if merging := re.fullmatch(r"features\.([246])\.([a-z].*)", name):
             return f"layers.{int(merging[1]) // 2 - 1}.downsample.{merging[2]}"
-        return published_block(name, first=1)
+        return video_swin.published_block(name, first=1)
 
-    def load_imagenet(self, weights: dict[str, Tensor]) -> None:
+    def load_torchvision(self, weights: Mapping[str, Tensor]) -> None:
         """Take torchvision's ImageNet weights; the four norms keep theirs."""
         norms = {k: v for k, v in self.state_dict().items() if k.startswith("norm")}
-        blocks = {
-            k: v
-            for k, v in weights.items()
-            if k.startswith("features.") and not k.endswith("position_index")
-        }
-        self.load_state_dict(norms | blocks)
+        self.load_state_dict(norms | video_swin.without_classifier(weights))
 
 
 class ResNet(nn.Module):
@@ -230,10 +213,6 @@ class ResNet(nn.Module):
             if name.startswith("layer"):
                 stages.append(x)
         return stages
-
-    def published_name(self, name: str) -> str:
-        """The published checkpoints' name of the `state_dict` entry `name`: the same."""
-        return name
 
 
 class TimmNetwork(nn.Module):

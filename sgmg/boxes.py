@@ -11,7 +11,7 @@ from torchvision.ops import box_convert
 EPSILON = 1e-6  # added to numerator and denominator, as in the published losses
 
 
-def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+def to_xyxy(boxes: Tensor) -> Tensor:
     """Turn centre and size into corners.
 
     Args:

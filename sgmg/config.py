@@ -1,7 +1,7 @@
 """Sizes and parts of one network."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -69,13 +69,9 @@ class SgMgConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1)")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON-able values."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SgMgConfig":
-        """The reverse of `to_dict`.
+        """The reverse of `dataclasses.asdict`.
 
         Raises:
             ValueError: a name is no setting of this version, or a value does not fit.

@@ -113,7 +113,8 @@ def sample(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -
     Returns:
         [N, S, M * C] in the type of `values`.
     """
-    fastest = sample_by_bag if _no_gradient_on_cpu(values) else sample_by_grid
+    on_cpu_without_gradient = values.device.type == "cpu" and not torch.is_grad_enabled()
+    fastest = sample_by_bag if on_cpu_without_gradient else sample_by_grid
     return fastest(values.float(), shapes, locations, weights).to(values.dtype)
 
 
@@ -163,7 +164,3 @@ def _neighbours(position: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
         share = (1 - (position - cell).abs()) * inside
         cells.append((cell.clamp(min=0).minimum(size - 1).int(), share))
     return cells
-
-
-def _no_gradient_on_cpu(values: Tensor) -> bool:
-    return values.device.type == "cpu" and not torch.is_grad_enabled()

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from sgmg.boxes import cxcywh_to_xyxy, overlaps
+from sgmg.boxes import overlaps, to_xyxy
 from sgmg.matcher import Targets, Weights, dice_similarity, low_targets
 from sgmg.outputs import LayerOutput, SgMgOutput
 
@@ -62,7 +62,9 @@ class Criterion:
                 for name, term in layer_terms(layer, targets).items():
                     terms[name + suffix] = term / num_visible
             values = torch.stack(list(terms.values()))
-            _stop_if_not_finite(tuple(terms), values.detach())
+            finite = dict(zip(terms, values.isfinite().tolist(), strict=True))
+            if bad := tuple(name for name, fine in finite.items() if not fine):
+                raise NonFiniteLossError(bad)
             weights = [self.weight(name) for name in terms]
             return {"total": values @ values.new_tensor(weights), **terms}
 
@@ -124,7 +126,7 @@ def layer_terms(layer: LayerOutput, targets: Targets) -> dict[str, Tensor]:
     return {
         "class": _class_term(layer.queries.class_logits.float(), layer.selected, targets.visible),
         "box": (boxes - goal).abs().sum(),
-        "giou": (1 - overlaps(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal))[1]).sum(),
+        "giou": (1 - overlaps(to_xyxy(boxes), to_xyxy(goal))[1]).sum(),
         "mask": mask,
         "dice": dice,
         "mask_low": mask_low,
@@ -154,10 +156,3 @@ def _class_term(logits: Tensor, selected: Tensor, visible: Tensor) -> Tensor:
     index = selected[:, None, None].expand(-1, logits.shape[1], 1)
     positive.scatter_(2, index, visible.unsqueeze(2).float())
     return sigmoid_focal_loss(logits, positive).sum()
-
-
-def _stop_if_not_finite(names: tuple[str, ...], values: Tensor) -> None:
-    finite = torch.isfinite(values)
-    if not bool(finite.all()):
-        bad = tuple(name for name, fine in zip(names, finite.tolist(), strict=True) if not fine)
-        raise NonFiniteLossError(bad)

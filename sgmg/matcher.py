@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from sgmg.boxes import cxcywh_to_xyxy, overlaps
+from sgmg.boxes import overlaps, to_xyxy
 from sgmg.outputs import QueryOutput
 
 
@@ -84,8 +84,8 @@ class Matcher:
             weights = self.weights
             return (
                 weights.label * _class_cost(logits, targets.visible)
-                + weights.box * _box_cost(boxes, target_boxes)
-                + weights.giou * _giou_cost(boxes, target_boxes)
+                + weights.box * (boxes - target_boxes).abs().sum(-1).mean(1)
+                - weights.giou * overlaps(to_xyxy(boxes), to_xyxy(target_boxes))[1].mean(1)
                 + _mask_costs(queries.low_mask_logits.float(), masks, weights)
             )
 
@@ -122,14 +122,6 @@ def _class_cost(logits: Tensor, visible: Tensor) -> Tensor:
     # mean over visible frames, 0 if there is none
     weight = F.normalize(visible.float(), p=1, dim=1)
     return torch.einsum("etq,et->eq", positive - negative, weight)
-
-
-def _box_cost(boxes: Tensor, targets: Tensor) -> Tensor:
-    return reduce((boxes - targets).abs(), "e t q c -> e t q", "sum").mean(1)
-
-
-def _giou_cost(boxes: Tensor, targets: Tensor) -> Tensor:
-    return -overlaps(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))[1].mean(1)
 
 
 def _mask_costs(logits: Tensor, targets: Tensor, weights: Weights) -> Tensor:

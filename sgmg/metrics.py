@@ -316,14 +316,10 @@ def _dilate(packed: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
     spread, out = packed.copy(), np.zeros_like(packed)
     for half in range(radius + 1):
         if half:
-            _merge(spread[:, half:], packed[:, :-half])
-            _merge(spread[:, :-half], packed[:, half:])
+            spread[:, half:] |= packed[:, :-half]
+            spread[:, :-half] |= packed[:, half:]
         for dy in rows_of.get(half, ()):
             inside = max(len(packed) - dy, 0)
-            _merge(out[dy:], spread[:inside])
-            _merge(out[:inside], spread[dy:])
+            out[dy:] |= spread[:inside]
+            out[:inside] |= spread[dy:]
     return out
-
-
-def _merge(view: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
-    np.bitwise_or(view, other, out=view)

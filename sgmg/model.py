@@ -12,20 +12,13 @@ from einops import rearrange, repeat
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
+from sgmg import model_folder
 from sgmg.backbone import build_backbone
 from sgmg.config import SgMgConfig
 from sgmg.deformable_transformer import Decoded, DeformableTransformer, Memory
 from sgmg.fusion import CrossAttention
 from sgmg.heads import PATCH, PatchKernels, box_head, class_head
 from sgmg.mask_optimizer import MaskOptimizer
-from sgmg.model_folder import (
-    MODEL_CARD,
-    find_folder,
-    load_weights,
-    read_config,
-    read_weights,
-    write_folder,
-)
 from sgmg.outputs import LayerOutput, QueryOutput, Select, SgMgOutput, VisualFeatures
 from sgmg.positions import resize_padding, sine_position_1d, sine_position_2d
 from sgmg.spectrum import SpectralFilter
@@ -42,7 +35,7 @@ class SgMg(
     license="apache-2.0",
     tags=["referring-video-object-segmentation", "video-segmentation"],
     paper_url="https://arxiv.org/abs/2307.13537",
-    model_card_template=MODEL_CARD,
+    model_card_template=model_folder.MODEL_CARD,
 ):
     """Finds the object an expression names in every frame of a clip.
 
@@ -128,14 +121,16 @@ class SgMg(
         Raises:
             CheckpointError: nothing is there, or it is broken or of another network.
         """
-        folder = find_folder(source, **download)
-        config, tokenizer = read_config(folder)
+        folder = model_folder.find_folder(source, **download)
+        config, tokenizer = model_folder.read_config(folder)
         model = cls(replace(config, **(changes or {})), tokenizer=tokenizer)
-        load_weights(model, read_weights(folder), str(source), without=without)
+        model_folder.load_weights(
+            model, model_folder.read_weights(folder), str(source), without=without
+        )
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_folder(save_directory, self.config, self, self.text_encoder)
+        model_folder.write_folder(save_directory, self.config, self, self.text_encoder)
 
     def forward(
         self,
@@ -244,11 +239,9 @@ class SgMg(
         decoded = self.decode(memory, sentence)
         features = self.mask_features(memory)
         last = self.config.decoder_layers - 1
-        chosen = range(last + 1) if self._every_layer(every_layer) else (last,)
+        every_layer = self.training if every_layer is None else every_layer
+        chosen = range(last + 1) if every_layer else (last,)
         return SgMgOutput(tuple(self.output(i, decoded, features, visual, select) for i in chosen))
-
-    def _every_layer(self, asked: bool | None) -> bool:
-        return self.training if asked is None else asked
 
     def fuse(self, visual: VisualFeatures, words: Tensor, word_padding: Tensor) -> list[Tensor]:
         """Spectrum-guided cross-modal fusion: maps [E, T, C, h, w] that know the expression."""

@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,8 @@ from torch import Tensor, nn
 from sgmg.config import SgMgConfig
 from sgmg.text_encoder import TextEncoder, load_text_parts
 
-MODEL_CARD = """---
-{{ card_data }}
----
-
-# SgMg
-
-Referring video object segmentation: an expression in, the masks of what it names out
-([paper]({{ paper_url }})).
-
-```python
-from sgmg import SgMg
-
-model = SgMg.from_pretrained("path or name of this repository")
-```
-{% if recipe %}
-## Recipe
-
-{{ recipe }}
-{% endif %}{% if metrics %}
-## Metrics
-
-{{ metrics }}
-{% endif %}"""
-"""Model card; `model_card_kwargs` of `save_pretrained` may give it `recipe` and `metrics`."""
-
+# `model_card_kwargs` of `save_pretrained` may give it `recipe` and `metrics`
+MODEL_CARD = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
 CONFIG, WEIGHTS, TEXT = "config.json", "model.safetensors", "text"
 SHOWN = 6  # names an error lists before it only counts
 
@@ -64,7 +41,7 @@ def write_folder(folder: Path, config: SgMgConfig, model: nn.Module, text: TextE
     text.save(folder / TEXT)
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    values = config.to_dict() | {"text_config": None}  # that one is in `text/`
+    values = asdict(config) | {"text_config": None}  # that one is in `text/`
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """What the network hands out: plain frozen records, no targets, no data sets."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -33,14 +33,13 @@ class VisualFeatures:
 
     def take(self, clip_index: Tensor) -> "VisualFeatures":
         """Features of the clips `clip_index` [E] names, in that order (repeats allowed)."""
-        return VisualFeatures(
+        return replace(
+            self,
             levels=tuple(x[clip_index] for x in self.levels),
-            gaussians=self.gaussians,
             details=(self.details[0][clip_index], self.details[1][clip_index]),
             padding=tuple(x[clip_index] for x in self.padding),
             positions=tuple(x[clip_index] for x in self.positions),
             sizes=self.sizes[clip_index],
-            frame_size=self.frame_size,
         )
 
 

@@ -13,14 +13,9 @@ Colour = tuple[int, int, int]
 
 # distinguishable also with impaired colour vision (Okabe and Ito, 2008)
 PALETTE: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+    (0, 114, 178), (213, 94, 0), (204, 121, 167),
+)  # fmt: skip
 PALETTE += tuple((r // 2, g // 2, b // 2) for r, g, b in PALETTE)
 
 
@@ -96,8 +91,7 @@ def sheet(
         ValueError: rows and labels differ in number, or there are none.
     """
     if not rows or len(rows) != len(labels):
-        msg = f"a sheet needs one label a row: {len(rows)} rows, {len(labels)} labels"
-        raise ValueError(msg)
+        raise ValueError(f"a sheet needs one label a row: {len(rows)} rows, {len(labels)} labels")
     font = ImageFont.load_default(14)
     gap, caption = 4, 20
     scaled = [[_scale(image, height) for image in row] for row in rows]

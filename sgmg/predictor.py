@@ -20,10 +20,9 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import normalize, resize
 
-from sgmg.boxes import overlaps
+from sgmg.boxes import overlaps, to_xyxy
 from sgmg.model import SgMg
 from sgmg.outputs import QueryOutput, SgMgOutput, every_query
 from sgmg.resume import find_checkpoint
@@ -363,7 +362,7 @@ def boxes_px(boxes_cxcywh: Tensor, size: Size) -> Tensor:
     """
     height, width = size
     scale = boxes_cxcywh.new_tensor([width, height, width, height])
-    return box_convert(boxes_cxcywh, "cxcywh", "xyxy") * scale
+    return to_xyxy(boxes_cxcywh) * scale
 
 
 def candidates(

@@ -1,25 +1,18 @@
 """Words and sentences of expressions, from any Hugging Face text model."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from einops import reduce
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForTextEncoding,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
 
+TokenizerBase = transformers.PreTrainedTokenizerBase
 _SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 
 
@@ -40,25 +33,17 @@ class Tokens:
         return Tokens(self.ids.to(device), self.attention.to(device))
 
 
-class Projection(nn.Module):
-    """Linear, norm, dropout: from the text model's width to the network's."""
+def projection(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Linear, norm, dropout: from the text model's width to the network's, [..., width | hidden].
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        """Build the layer.
-
-        Args:
-            width: Channels of the text model.
-            hidden: Channels of the network.
-            dropout: Rate.
-        """
-        super().__init__()
-        self.fc = nn.Linear(width, hidden)
-        self.layer_norm = nn.LayerNorm(hidden, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Project [..., width] to [..., hidden]."""
-        return self.dropout(self.layer_norm(self.fc(x)))
+    Args:
+        width: Channels of the text model.
+        hidden: Channels of the network.
+        dropout: Rate.
+    """
+    norm = nn.LayerNorm(hidden, eps=1e-12)
+    parts = {"fc": nn.Linear(width, hidden), "layer_norm": norm, "dropout": nn.Dropout(dropout)}
+    return nn.Sequential(OrderedDict(parts))
 
 
 class TextEncoder(nn.Module):
@@ -67,7 +52,7 @@ class TextEncoder(nn.Module):
     def __init__(
         self,
         model: str | Path | Mapping[str, Any],
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: TokenizerBase | None = None,
         *,
         hidden: int = 256,
         dropout: float = 0.1,
@@ -96,8 +81,8 @@ class TextEncoder(nn.Module):
             tokenizer = tokenizer or own
         self.tokenizer = tokenizer
         width: int = self.backbone.config.hidden_size
-        self.words = Projection(width, hidden, dropout)
-        self.sentence = Projection(width, hidden, dropout)
+        self.words = projection(width, hidden, dropout)
+        self.sentence = projection(width, hidden, dropout)
         self.frozen, self.drop_frozen = False, drop_frozen
         if freeze:
             self.freeze()
@@ -205,7 +190,7 @@ class TextEncoder(nn.Module):
             self.tokenizer.save_pretrained(folder)
 
 
-def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], PreTrainedTokenizerBase | None]:
+def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], TokenizerBase | None]:
     """Read what `TextEncoder.save` wrote; needs no network.
 
     Args:
@@ -220,14 +205,14 @@ def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], PreTrainedToken
     """
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: not a folder of a saved text encoder")
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     tokenizer = None
     if (Path(folder) / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return config.to_dict(), tokenizer
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> TokenizerBase:
     """Tokenizer of a text model.
 
     Args:
@@ -237,7 +222,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ValueError: There is none, or it cannot be reached.
     """
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no tokenizer of {name!r} ({str(error).splitlines()[0].strip(' .:')}): where there is "
@@ -246,25 +231,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _from_config(values: Mapping[str, Any]) -> PreTrainedModel:
-    kind = values.get("model_type")
-    if not kind:
-        raise ValueError("text configuration has no model_type (such as 'roberta' or 'bert')")
+def _from_config(values: Mapping[str, Any]) -> transformers.PreTrainedModel:
     try:
-        config = AutoConfig.for_model(**values)
-    except ValueError as error:
+        config = transformers.AutoConfig.for_model(**values)
+    except (TypeError, ValueError) as error:
+        kind = values.get("model_type")
         raise ValueError(f"text configuration: unknown model_type {kind!r}") from error
     return _family(config).from_config(config)
 
 
 def _from_hub(
     name: str, *, with_tokenizer: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+) -> tuple[transformers.PreTrainedModel, TokenizerBase | None]:
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name)
         config = getattr(config, "text_config", config)  # the text half of models such as CLIP
         model = _family(config).from_pretrained(name, config=config)
-        return model, AutoTokenizer.from_pretrained(name) if with_tokenizer else None
+        return model, transformers.AutoTokenizer.from_pretrained(name) if with_tokenizer else None
     except OSError as error:
         raise ValueError(
             f"text model {name!r}: {str(error).splitlines()[0]} Give a Hugging Face name (and "
@@ -272,10 +255,10 @@ def _from_hub(
         ) from error
 
 
-def _family(config: PreTrainedConfig) -> Any:
+def _family(config: transformers.PreTrainedConfig) -> Any:
     """The class that builds the encoder alone where Hugging Face knows one for this model."""
-    known = type(config) in AutoModelForTextEncoding._model_mapping
-    return AutoModelForTextEncoding if known else AutoModel
+    known = type(config) in transformers.AutoModelForTextEncoding._model_mapping
+    return transformers.AutoModelForTextEncoding if known else transformers.AutoModel
 
 
 def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> dict[str, Any]:
@@ -305,17 +288,15 @@ def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> di
     }
 
 
-def train_tokenizer(
-    expressions: Sequence[str], *, vocab_size: int = 4000, lower_case: bool = True
-) -> PreTrainedTokenizerFast:
+def train_tokenizer(expressions: Sequence[str], *, vocab_size: int = 4000) -> TokenizerBase:
     """Learn a tokenizer from expressions; equal expressions give an equal tokenizer.
 
-    It adds no marks at start and end: in the mean of a few words they would hide them.
+    It is blind to case, so that few expressions suffice, and adds no marks at start and end: in
+    the mean of a few words they would hide them.
 
     Args:
         expressions: Of the training set.
         vocab_size: Most entries; frequent words stay whole, others are split, bytes at worst.
-        lower_case: Make the tokenizer itself blind to case, so few expressions suffice.
 
     Raises:
         ValueError: No expression.
@@ -323,8 +304,7 @@ def train_tokenizer(
     if not expressions:
         raise ValueError("no expressions to train a tokenizer on")
     tokenizer = Tokenizer(models.BPE(unk_token=_SPECIAL["unk_token"]))
-    steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lower_case else [])]
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -334,4 +314,4 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(expressions, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)

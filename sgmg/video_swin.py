@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from torchvision.models import video
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
@@ -36,11 +35,6 @@ SIZES = {
     "s": SwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "b": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
     "l": SwinSize(192, (2, 2, 18, 2), (6, 12, 24, 48)),
-}
-KINETICS = {
-    "t": video.Swin3D_T_Weights.KINETICS400_V1,
-    "s": video.Swin3D_S_Weights.KINETICS400_V1,
-    "b": video.Swin3D_B_Weights.KINETICS400_IMAGENET22K_V1,
 }
 
 
@@ -120,6 +114,12 @@ class VideoSwin(nn.Module):
             return f"downsamples.{int(merging[1]) // 2}.{merging[2]}"
         return published_block(name, first=0)
 
+    def load_torchvision(self, weights: Mapping[str, Tensor]) -> None:
+        """Take torchvision's Kinetics weights, the patch summed over time: stills embed alike."""
+        kept = without_classifier(weights)
+        patch = reduce(kept["patch_embed.proj.weight"], "o i t h w -> o i 1 h w", "sum")
+        self.load_state_dict(kept | {"patch_embed.proj.weight": patch})
+
 
 def published_block(name: str, *, first: int) -> str:
     """Rename an entry of a torchvision Swin block; other names stay.
@@ -151,20 +151,10 @@ def share_position_index(swin: nn.Module) -> None:
             module.register_buffer(name, shared, persistent=False)
 
 
-def from_kinetics(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn torchvision's Kinetics weights into those of `VideoSwin`.
-
-    Args:
-        weights: `state_dict` of a `SwinTransformer3d` whose patch spans several frames.
-
-    Returns:
-        A `state_dict` of `VideoSwin`: the patch summed over time (a still clip embeds as before),
-        classifier left out.
-    """
-    kept = {
+def without_classifier(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a `state_dict` of torchvision's Swin tells of its blocks, tables of positions apart."""
+    return {
         name: value
         for name, value in weights.items()
         if name.startswith(("patch_embed.", "features.")) and not name.endswith("position_index")
     }
-    patch = kept["patch_embed.proj.weight"]
-    return kept | {"patch_embed.proj.weight": reduce(patch, "o i t h w -> o i 1 h w", "sum")}

@@ -6,45 +6,25 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shards.cache import ShardCache
-from shards.index import ShardSet, VideoRow
-from shards.manifest import Manifest
-from shards.schema import (
-    FORMAT_VERSION,
-    Expression,
-    Frame,
-    Rle,
-    ShardError,
-    Video,
-    decode_mask,
-    decode_sample,
-    encode_mask,
-)
-from shards.writer import Plan, build_set
+from shards.cache import ShardCache as ShardCache
+from shards.index import ShardSet as ShardSet
+from shards.index import VideoRow as VideoRow
+from shards.manifest import Manifest as Manifest
+from shards.schema import FORMAT_VERSION as FORMAT_VERSION
+from shards.schema import Expression as Expression
+from shards.schema import Frame as Frame
+from shards.schema import Rle as Rle
+from shards.schema import ShardError as ShardError
+from shards.schema import Video as Video
+from shards.schema import decode_mask as decode_mask
+from shards.schema import decode_sample as decode_sample
+from shards.schema import encode_mask as encode_mask
+from shards.writer import Plan as Plan
+from shards.writer import build_set as build_set
 
 if TYPE_CHECKING:
-    from shards.batch import Batch
-    from shards.loader import ClipLoader
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Batch",
-    "ClipLoader",
-    "Expression",
-    "Frame",
-    "Manifest",
-    "Plan",
-    "Rle",
-    "ShardCache",
-    "ShardError",
-    "ShardSet",
-    "Video",
-    "VideoRow",
-    "build_set",
-    "decode_mask",
-    "decode_sample",
-    "encode_mask",
-]
+    from shards.batch import Batch as Batch
+    from shards.loader import ClipLoader as ClipLoader
 
 _LATER = {"Batch": "shards.batch", "ClipLoader": "shards.loader"}
 

@@ -1,6 +1,6 @@
 """Look at a shard set and check it.
 
-python -m shards verify URL [--full]
+python -m shards verify URL [--full] [--root DIR]
 python -m shards inspect URL [--key KEY]
 python -m shards stats URL [--plot FILE.png]
 python -m shards preview URL [--out FILE.png]
@@ -8,38 +8,39 @@ python -m shards plan URL ... [--rank R --world-size W]
 python -m shards bench URL ...
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
+import google_crc32c
 import numpy as np
 import tyro
 
 from shards.index import ShardSet
-from shards.schema import ShardError, mask_area
+from shards.schema import ShardError, encode_video, mask_area, prepare_video
 from shards.writer import sha256_of
 
 Url = Annotated[str, tyro.conf.Positional]
 
 
-def verify(url: Url, full: bool = False) -> None:
+def verify(url: Url, full: bool = False, root: Path | None = None) -> None:
     """Check a set: manifest, indexes and sizes; with --full every byte, sample and mask.
 
     Args:
         url: Folder or URL of the set.
         full: Read everything.
+        root: Folder with the files the set was built from: read them again and compare.
     """
     shard_set = ShardSet.open(url)
     told, rows = shard_set.manifest.counts, shard_set.videos
     found = {
         "videos": len(rows),
-        "frames": int(shard_set.num_frames.sum()),
-        "expressions": int(shard_set.num_expressions.sum()),
+        "frames": int(rows.num_frames.sum()),
+        "expressions": int(rows.num_expressions.sum()),
     }
     damage = [
         f"{name}: the manifest tells of {asdict(told)[name]}, the indexes of {count}"
@@ -49,9 +50,12 @@ def verify(url: Url, full: bool = False) -> None:
     if full:
         for number in range(len(shard_set.manifest.shards)):
             damage += _damage(shard_set, number)
+    if root:
+        damage += _differences(shard_set, root)
     if damage:
         raise ShardError("\n".join(damage))
     how = "every byte checked" if full else "sizes and indexes checked; --full reads every byte"
+    how += f"; equal to {root}" if root else ""
     print(f"{url}: whole, {len(shard_set.manifest.shards)} shards, {told.videos} videos ({how})")
 
 
@@ -67,6 +71,29 @@ def _damage(shard_set: ShardSet, number: int) -> Iterator[str]:
                     mask_area(rle)
     except ShardError as error:
         yield str(error)
+
+
+def _differences(shard_set: ShardSet, root: Path) -> Iterator[str]:
+    """Where a set is not what its source gives now, by the members' sizes and checksums.
+
+    The readers belong to other packages: they are registered as entry points of group
+    "shards.readers", and take the settings of a manifest and the root.
+    """
+    manifest = shard_set.manifest
+    readers = list(entry_points(group="shards.readers"))
+    if not readers:
+        raise ShardError("no package with readers is installed; install this project again")
+    source = readers[0].load()(manifest.settings, root)
+    keys = {plan.key for plan in source.plans}
+    rows = {row.key: row for row in shard_set.videos}
+    known = rows.keys() | {it.key for it in manifest.skipped}
+    yield from (f"{key}: in the set, not in {root}" for key in sorted(known - keys))
+    yield from (f"{key}: in {root}, not in the set" for key in sorted(keys - known))
+    for key in sorted(rows.keys() & keys):
+        told = {name: (it.size, it.crc32c) for name, it in rows[key].members().items()}
+        members = encode_video(prepare_video(source.read(key)))
+        if told != {name: (len(data), google_crc32c.value(data)) for name, data in members}:
+            yield f"{key}: not what {root} gives"
 
 
 def inspect(url: Url, key: str | None = None) -> None:
@@ -116,8 +143,8 @@ def stats(url: Url, plot: Path | None = None) -> None:
             words.update(said)
             kinds[it.kind or "-"] += 1
     spread = {
-        "frames a video": shard_set.num_frames,
-        "expressions a video": shard_set.num_expressions,
+        "frames a video": shard_set.videos.num_frames,
+        "expressions a video": shard_set.videos.num_expressions,
         "words an expression": np.array(lengths),
     }
     lines = [

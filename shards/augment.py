@@ -3,8 +3,6 @@
 The draw is kept in a `Record`; what follows from it is in `record.py` and free of randomness.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from shards.order import Draws
@@ -47,8 +45,6 @@ class Augmentation:
         crop_sides: Smallest and largest side of the crop.
         crop_short_sides: Short sides after the crop.
         crop_max_side: Limit of the long side after the crop.
-        zoom: Least share of each side that a crop keeps, to be resized to the frame's size; 1: no
-            such crop.
         mirror: Probability of mirroring left and right, words included.
         mirror_first: Mirror before the frame is resized and cropped, as published for A2D.
         distortion: Of colours; None: none.
@@ -64,7 +60,6 @@ class Augmentation:
     crop_sides: tuple[int, int] = (384, 600)
     crop_short_sides: tuple[int, ...] = ()
     crop_max_side: int | None = None
-    zoom: float = 1.0
     mirror: float = 0.0
     mirror_first: bool = False
     distortion: Distortion | None = None
@@ -72,7 +67,7 @@ class Augmentation:
     published_words: bool = False
 
     @classmethod
-    def video(cls) -> Augmentation:
+    def video(cls) -> "Augmentation":
         """As published for Ref-YouTube-VOS and Ref-DAVIS17."""
         sides = (288, 320, 352, 392, 416, 448, 480, 512)
         return cls(
@@ -81,12 +76,12 @@ class Augmentation:
         )  # fmt: skip
 
     @classmethod
-    def a2d(cls) -> Augmentation:
+    def a2d(cls) -> "Augmentation":
         """As published for A2D-Sentences: as for other videos, mirrored before the crop."""
         return replace(cls.video(), mirror_first=True)
 
     @classmethod
-    def image(cls) -> Augmentation:
+    def image(cls) -> "Augmentation":
         """As published for RefCOCO, RefCOCO+ and RefCOCOg."""
         return cls(
             short_sides=tuple(range(480, 769, 32)), max_side=800, crop=0.5,
@@ -95,12 +90,12 @@ class Augmentation:
         )  # fmt: skip
 
     @classmethod
-    def none(cls) -> Augmentation:
+    def none(cls) -> "Augmentation":
         """Frames as they are."""
         return cls()
 
     @classmethod
-    def synthetic(cls) -> Augmentation:
+    def synthetic(cls) -> "Augmentation":
         """Light changes for small frames: colours stay nameable, sizes and sides what they are."""
         return cls(mirror=0.5, distortion=Distortion(16.0, 0.1, 0.1, 0.0, alike=True))
 
@@ -156,11 +151,7 @@ def _draw_mirror(augmentation: Augmentation, draws: Draws) -> tuple[Step, ...]:
 
 
 def _draw_size(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:
-    """Resize, or resize, crop and resize; or zoom."""
-    if augmentation.zoom < 1.0:
-        height, width = (round(side * draws.uniform(augmentation.zoom, 1.0)) for side in size)
-        top, left = draws.integer(0, size[0] - height), draws.integer(0, size[1] - width)
-        return Crop(top, left, height, width), Resize(*size)
+    """Resize, or resize, crop and resize."""
     if not augmentation.short_sides:
         return ()
     if draws.chance(1.0 - augmentation.crop):

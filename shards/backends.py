@@ -3,8 +3,6 @@
 Credentials come from the usual environment variables and profiles only.
 """
 
-from __future__ import annotations
-
 import asyncio
 import configparser
 import os
@@ -118,11 +116,7 @@ class ObjectStore:
         retry: dict[str, Any] = {
             "max_retries": 8,
             "retry_timeout": timedelta(minutes=2),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
-                "max_backoff": timedelta(seconds=2),
-                "base": 2,
-            },
+            "backoff": {"max_backoff": timedelta(seconds=2)},
         }
 
         def store(retry: Any) -> Any:
@@ -250,12 +244,13 @@ def aws_profile() -> dict[str, Any]:
     """
     place = Path.home() / ".aws"
     profile = os.environ.get("AWS_PROFILE", "default")
+    config = os.environ.get("AWS_CONFIG_FILE", place / "config")
+    credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", place / "credentials")
     files = configparser.ConfigParser(interpolation=None)
-    files.read(os.environ.get("AWS_CONFIG_FILE", place / "config"))
-    found = dict(files[f"profile {profile}"]) if f"profile {profile}" in files else {}
-    found |= dict(files[profile]) if profile in files else {}
-    files.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", place / "credentials"))
-    found |= dict(files[profile]) if profile in files else {}
+    files.read([config, credentials])
+    found: dict[str, str] = {}
+    for section in (f"profile {profile}", profile):
+        found |= dict(files[section]) if section in files else {}
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     account = {

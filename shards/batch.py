@@ -1,8 +1,6 @@
 """What the loader hands to training."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,11 +51,8 @@ class Batch:
         pixels = self.frames[clip, :, :, :height, :width].cpu() * deviation + mean
         return (pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                moved[field.name] = value.to(device, non_blocking=True)
+        tensors = {name: it for name, it in vars(self).items() if isinstance(it, Tensor)}
+        moved: dict[str, Any] = {n: it.to(device, non_blocking=True) for n, it in tensors.items()}
         return replace(self, **moved)

@@ -1,11 +1,9 @@
 """Whole shards on the local disk, shared by processes, never more bytes than allowed.
 
 An entry is named by the SHA-256 of its shard, and appears under that name only when its bytes have
-that SHA-256. A file lock guards every change of the folder, and whoever fills an entry holds a lock
-on it: what a killed process left is told by its lock being gone, and removed.
+that SHA-256. One process fills at a time, under a file lock that ends with it: what a killed one
+left unfinished, the next removes.
 """
-
-from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -17,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from shards.schema import ShardError
 
@@ -67,8 +64,7 @@ class ShardCache:
 
     def drop(self, digest: str) -> None:
         """Remove an entry, if it is here."""
-        with self._locked():
-            (self.folder / digest).unlink(missing_ok=True)
+        (self.folder / digest).unlink(missing_ok=True)
 
     def want(self, digest: str, size: int, blocks: Blocks) -> None:
         """Have a shard fetched in the background, unless there is no room or somebody does it.
@@ -105,70 +101,37 @@ class ShardCache:
 
     def _fill(self, digest: str, size: int, blocks: Blocks) -> None:
         """Fetch a shard, check it, let it appear."""
-        with self._place(digest, size) as file:
-            if file is None:
+        path, found = self.folder / f"{digest}.partial", hashlib.sha256()
+        with (self.folder / ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the file, or with the process
+            if (self.folder / digest).exists() or not self._make_room(size):
                 return
-            found = hashlib.sha256()
-            for block in blocks():
-                if self._closed.is_set():
-                    return
-                found.update(block)
-                file.write(block)
-            file.flush()
-            if found.hexdigest() != digest:
-                raise ShardError("its SHA-256 is not that of the manifest")
-            with self._locked():
-                Path(file.name).replace(self.folder / digest)
-
-    @contextlib.contextmanager
-    def _place(self, digest: str, size: int) -> Iterator[BinaryIO | None]:
-        """A new file of the final size, locked; None if there is no room or no need."""
-        path = self.folder / f"{digest}.partial"
-        with self._locked():
-            if (self.folder / digest).exists() or not self._make_room(size) or path.exists():
-                yield None
-                return
-            file = path.open("xb")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(size)  # counts from now on
-        with file:
             try:
-                yield file
+                with path.open("xb") as file:
+                    for block in blocks():
+                        if self._closed.is_set():
+                            return
+                        found.update(block)
+                        file.write(block)
+                if found.hexdigest() != digest:
+                    raise ShardError("its SHA-256 is not that of the manifest")
+                path.replace(self.folder / digest)
             finally:
-                with self._locked():
-                    if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                        path.unlink()
+                path.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
         """Remove what the dead left, then what is idle until the size fits."""
         entries = []
         for path in self.folder.iterdir():
-            if path.suffix == ".partial" and _abandoned(path):
-                path.unlink(missing_ok=True)
+            if path.suffix == ".partial":
+                path.unlink()
             elif path.name != ".lock":
-                entries.append((path.stat(), path))
+                with contextlib.suppress(FileNotFoundError):  # dropped
+                    entries.append((path.stat(), path))
         left = self.max_bytes - sum(found.st_size for found, _ in entries)
         for found, path in sorted(entries, key=lambda it: it[0].st_mtime):
             if left >= size or found.st_mtime > time.time() - _IDLE:
                 break
-            if path.suffix != ".partial":
-                path.unlink(missing_ok=True)
-                left += found.st_size
+            path.unlink(missing_ok=True)
+            left += found.st_size
         return left >= size
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Alone among all processes and threads that change the folder."""
-        with (self.folder / ".lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-
-def _abandoned(path: Path) -> bool:
-    """Whether the process that filled an entry is gone."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True

@@ -3,9 +3,7 @@
 All randomness comes through `draws`, so that a test may put in the published generators.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,27 +36,27 @@ class ClipSampling:
     alone: bool = True
 
     @classmethod
-    def youtube_vos(cls) -> ClipSampling:
+    def youtube_vos(cls) -> "ClipSampling":
         """As published for training on Ref-YouTube-VOS."""
         return cls(reverse=0.3)
 
     @classmethod
-    def davis(cls) -> ClipSampling:
+    def davis(cls) -> "ClipSampling":
         """As published for training on Ref-DAVIS17."""
         return cls(alone=False)
 
     @classmethod
-    def a2d(cls) -> ClipSampling:
+    def a2d(cls) -> "ClipSampling":
         """As published for training on A2D-Sentences."""
         return cls(anchors="annotated", alone=False)
 
     @classmethod
-    def image(cls) -> ClipSampling:
+    def image(cls) -> "ClipSampling":
         """One item an expression: the image itself."""
         return cls(anchors="first")
 
     @classmethod
-    def synthetic(cls) -> ClipSampling:
+    def synthetic(cls) -> "ClipSampling":
         """Short windows in their true order, for videos whose expressions tell motion."""
         return cls(frames="window", reach=2)
 
@@ -129,19 +127,16 @@ def _window(length: int, anchor: int, num_frames: int, reach: int, draws: Draws)
     return [start + spacing * i for i in range(num_frames)]
 
 
-def list_items(
-    videos: Sequence[VideoRow], shards: Sequence[int], sampling: ClipSampling, num_frames: int
-) -> Items:
+def list_items(videos: Iterable[VideoRow], sampling: ClipSampling, num_frames: int) -> Items:
     """All items of a shard set; an expression whose object is never to be seen offers none.
 
     Args:
         videos: Of the set.
-        shards: Number of the shard of each video.
         sampling: How clips are cut.
         num_frames: Frames of a clip, T.
     """
     rows: list[tuple[int, int, int, int]] = []
-    for number, (video, shard) in enumerate(zip(videos, shards, strict=True)):
+    for number, video in enumerate(videos):
         length = len(video.annotated)
         for which, expression in enumerate(video.expressions):
             views = [video.visible[name] for name in expression.objects if name in video.visible]
@@ -154,6 +149,6 @@ def list_items(
                 anchors: Sequence[int] = [int(frame) for frame in np.flatnonzero(seen)]
             else:
                 anchors = range(0, length if sampling.anchors == "every" else 1, num_frames)
-            rows += [(number, which, anchor, shard) for anchor in anchors]
+            rows += [(number, which, anchor, video.shard) for anchor in anchors]
     table = np.array(rows, np.int64).reshape(-1, 4)
     return Items(*np.ascontiguousarray(table.T))

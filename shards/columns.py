@@ -1,12 +1,9 @@
 """The columns of the Parquet index: filled while a tar is written, read back as arrays and rows."""
 
-from __future__ import annotations
-
 import io
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.manifest import Counts
-from shards.schema import BoolArray, Expression, ShardError, Video
+from shards.schema import BoolArray, Expression, ShardError, Video, image_suffix, masks_suffix
 from shards.storage import Span
 
+_GROUP = 1024  # rows of a row group, and of a walk
 IntArray = npt.NDArray[np.int64]
 
 _SPAN = [("offset", pa.int64()), ("size", pa.int64()), ("crc32c", pa.uint32())]
@@ -89,41 +87,26 @@ class VideoRow:
         image = Span(*self.images[:, frame].tolist())
         return [image, Span(*self.masks[:, frame].tolist())] if self.annotated[frame] else [image]
 
+    def members(self) -> dict[str, Span]:
+        """Where every member of the sample lies, by its suffix."""
+        found = {"json": self.head}
+        for frame, extension in enumerate(self.extensions):
+            suffixes = (image_suffix(frame, extension), masks_suffix(frame))
+            found |= dict(zip(suffixes, self.spans(frame), strict=False))
+        return found
+
 
 class IndexWriter:
-    """Collects the index of a shard in flat arrays: a million members take little memory."""
+    """Collects the index of a shard; rows become Arrow arrays in time, which take little memory.
+
+    Attributes:
+        counts: How much was added; bytes are not counted here.
+    """
 
     def __init__(self) -> None:
-        self._texts: dict[str, list[str]] = {
-            name: []
-            for name in (
-                *("key", "video_id", "name", "extension", "object", "category"),
-                *("expression", "text", "kind", "named"),
-            )
-        }
-        self._lengths = {
-            name: array("i", [0])
-            for name in ("objects", "visible", "expressions", "named", "frames")
-        }
-        self._spans = {
-            (member, name): array(kind)
-            for member in ("head", "image", "masks")
-            for name, kind in (("offset", "q"), ("size", "q"), ("crc32c", "I"))
-        }
-        self._sizes = array("i")
-        self._visible = bytearray()
-        self._interned: dict[str, str] = {}
-
-    @property
-    def counts(self) -> Counts:
-        """How much was added; bytes are not counted here."""
-        return Counts(
-            videos=len(self._texts["key"]),
-            frames=len(self._texts["name"]),
-            annotated_frames=sum(offset >= 0 for offset in self._spans["masks", "offset"]),
-            objects=len(self._texts["object"]),
-            expressions=len(self._texts["expression"]),
-        )
+        self._rows: list[dict[str, Any]] = []
+        self._batches: list[Any] = []
+        self.counts = Counts()
 
     def add(self, video: Video, spans: Sequence[Span]) -> None:
         """Add a video.
@@ -132,37 +115,41 @@ class IndexWriter:
             video: As it was written: prepared.
             spans: Of its members, in the order of the tar.
         """
-        members = iter(spans)
-        self._texts["key"].append(video.key)
-        self._texts["video_id"].append(video.video_id)
-        self._sizes.extend((video.height, video.width))
-        self._add_span("head", next(members))
-        for frame in video.frames:
-            self._texts["name"].append(self._interned.setdefault(frame.name, frame.name))
-            self._texts["extension"].append(frame.extension)
-            self._add_span("image", next(members))
-            self._add_span("masks", None if frame.masks is None else next(members))
-        self._add_objects(video)
-        for it in video.expressions:
-            for name, text in (("expression", it.id), ("text", it.text), ("kind", it.kind)):
-                self._texts[name].append(text)
-            self._texts["named"].extend(it.objects)
-            self._lengths["named"].append(len(self._texts["named"]))
-        self._lengths["frames"].append(len(self._texts["name"]))
-        self._lengths["objects"].append(len(self._texts["object"]))
-        self._lengths["expressions"].append(len(self._texts["expression"]))
+        members = map(vars, spans)
+        row: dict[str, Any] = {name: getattr(video, name) for name in SCHEMA.names[:4]}
+        row["head"] = next(members)
+        row["objects"] = [
+            {
+                "id": name,
+                "category": category,
+                "visible": [name in (frame.masks or ()) for frame in video.frames],
+            }
+            for name, category in video.objects.items()
+        ]
+        row["expressions"] = [vars(it) for it in video.expressions]
+        row["frames"] = [
+            {
+                "name": frame.name,
+                "extension": frame.extension,
+                "image": next(members),
+                "masks": None if frame.masks is None else next(members),
+            }
+            for frame in video.frames
+        ]
+        self._rows.append(row)
+        self.counts += Counts(
+            videos=1,
+            frames=len(video.frames),
+            annotated_frames=sum(frame.masks is not None for frame in video.frames),
+            objects=len(video.objects),
+            expressions=len(video.expressions),
+        )
+        if len(self._rows) == _GROUP:
+            self._pack()
 
-    def _add_span(self, member: str, span: Span | None) -> None:
-        for name, _ in _SPAN:
-            missing = -1 if name == "offset" else 0
-            self._spans[member, name].append(missing if span is None else getattr(span, name))
-
-    def _add_objects(self, video: Video) -> None:
-        for name, category in video.objects.items():
-            self._texts["object"].append(self._interned.setdefault(name, name))
-            self._texts["category"].append(self._interned.setdefault(category, category))
-            self._visible.extend(name in (frame.masks or ()) for frame in video.frames)
-            self._lengths["visible"].append(len(self._visible))
+    def _pack(self) -> None:
+        self._batches.append(pa.RecordBatch.from_pylist(self._rows, SCHEMA))
+        self._rows = []
 
     def encode(self, metadata: Mapping[str, str]) -> bytes:
         """The Parquet file, equal for equal content.
@@ -170,70 +157,22 @@ class IndexWriter:
         Args:
             metadata: To go with the schema.
         """
-        text = {name: _texts(values) for name, values in self._texts.items()}
-        objects = [text["object"], text["category"], self._list("visible", _bits(self._visible))]
-        named = self._list("named", text["named"])
-        expressions = [text["expression"], text["text"], named, text["kind"]]
-        frames = [text["name"], text["extension"], self._span("image"), self._span("masks")]
-        columns = [
-            text["key"],
-            text["video_id"],
-            _numbers(self._sizes[::2], pa.int32()),
-            _numbers(self._sizes[1::2], pa.int32()),
-            self._span("head"),
-            self._list("objects", pa.StructArray.from_arrays(objects, fields=_fields(_OBJECT))),
-            self._list(
-                "expressions", pa.StructArray.from_arrays(expressions, fields=_fields(_EXPRESSION))
-            ),
-            self._list("frames", pa.StructArray.from_arrays(frames, fields=_fields(_FRAME))),
-        ]
-        table = pa.Table.from_arrays(columns, schema=SCHEMA.with_metadata(dict(metadata)))
+        self._pack()
+        table = pa.Table.from_batches(self._batches, SCHEMA)
         file = io.BytesIO()
         pq.write_table(
-            table,
+            table.replace_schema_metadata(dict(metadata)),
             file,
-            row_group_size=1024,
+            row_group_size=_GROUP,
             compression="zstd",
             use_dictionary=False,
             write_page_checksum=True,
         )
         return file.getvalue()
 
-    def _list(self, name: str, values: Any) -> Any:
-        return pa.ListArray.from_arrays(_numbers(self._lengths[name], pa.int32()), values)
-
-    def _span(self, member: str) -> Any:
-        columns = [_numbers(self._spans[member, name], kind) for name, kind in _SPAN]
-        missing = _bits(bytearray(it < 0 for it in self._spans[member, "offset"]))
-        return pa.StructArray.from_arrays(columns, fields=_fields(_SPAN), mask=missing)
-
-
-def _fields(types: Sequence[tuple[str, Any]]) -> list[Any]:
-    return [pa.field(name, kind) for name, kind in types]
-
-
-# pyarrow's own ways between Arrow and Python or numpy import pandas where it is installed, which
-# takes seconds in every process; the next four do not.
-
-
-def _numbers(values: Any, kind: Any) -> Any:
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
-
-
-def _bits(values: bytearray) -> Any:
-    bits = np.packbits(np.frombuffer(values, np.uint8), bitorder="little")
-    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
-
-
-def _texts(values: Sequence[str]) -> Any:
-    encoded = [value.encode() for value in values]
-    ends = array("i", accumulate(map(len, encoded), initial=0))
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(values), buffers)
-
 
 def _numpy(values: Any) -> npt.NDArray[Any]:
-    """Without regard to nulls."""
+    """Without regard to nulls; pyarrow's own way would import pandas if it is there: seconds."""
     if pa.types.is_boolean(values.type):
         return _numpy(values.cast(pa.uint8())).astype(bool)
     data = values.buffers()[1] or b""
@@ -256,7 +195,7 @@ def read_index(data: bytes) -> Any:
 
 
 class Columns:
-    """The indexes of a whole set as flat arrays; rows are made from them on demand.
+    """The indexes of a whole set as flat arrays; a row is made when asked for and not kept.
 
     Args:
         files: The indexes in the order of the shards.
@@ -276,91 +215,59 @@ class Columns:
             table = pa.concat_tables(it.cast(SCHEMA) for it in tables).combine_chunks()
         except (pa.ArrowException, KeyError, OSError, ValueError) as error:
             raise ShardError(f"an index does not hold its columns ({error}); build again") from None
-        self._flat = {name: _only_chunk(table[name]) for name in SCHEMA.names}
-        self._first, self._inside = {}, {}
-        for name in ("objects", "expressions", "frames"):
-            self._first[name], self._inside[name] = _unfold(self._flat[name])
-        objects, expressions = self._inside["objects"], self._inside["expressions"]
-        self._first["visible"], visible = _unfold(objects.field("visible"))
-        self._first["named"], self._named = _unfold(expressions.field("objects"))
-        self._visible = _numpy(visible)
-        frames = self._inside["frames"]
-        self._images, self._masks = _spans(frames.field("image")), _spans(frames.field("masks"))
+        self._told = table.select(["key", "video_id", "height", "width", "objects", "expressions"])
+        self._first, self._frames = _unfold(table["frames"].combine_chunks())
+        self._images = _spans(self._frames.field("image"))
+        self._masks = _spans(self._frames.field("masks"))
         self._annotated = self._masks[0] >= 0
-        self._head = _spans(self._flat["head"])
-        self.num_frames = np.diff(self._first["frames"])
-        self.num_expressions = np.diff(self._first["expressions"])
+        self._head = _spans(table["head"].combine_chunks())
+        self.num_frames = np.diff(self._first)
+        self.num_expressions = np.diff(_unfold(table["expressions"].combine_chunks())[0])
         self.shard = np.repeat(np.arange(len(tables)), [len(it) for it in tables])
 
     def __len__(self) -> int:
         """Number of videos."""
         return len(self.shard)
 
+    def __getitem__(self, video: int) -> VideoRow:
+        """The row of a video."""
+        at = range(len(self))[video]
+        return next(self.rows(at, at + 1))
+
+    def __iter__(self) -> Iterator[VideoRow]:
+        """All rows, in blocks: many at once cost less each."""
+        for start in range(0, len(self), _GROUP):
+            yield from self.rows(start, start + _GROUP)
+
     def rows(self, start: int, stop: int) -> Iterator[VideoRow]:
-        """Rows of some videos; many at once cost less each."""
-        keys, video_ids, heights, widths = (
-            self._flat[name][start:stop].to_pylist()
-            for name in ("key", "video_id", "height", "width")
-        )
-        shards = self.shard[start:stop].tolist()
+        """Rows of some videos."""
+        told = self._told.slice(start, stop - start).to_pylist()
         heads = [Span(*it) for it in self._head[:, start:stop].T.tolist()]
-        frames = self._first["frames"][start : stop + 1]
-        span = slice(int(frames[0]), int(frames[-1]))
-        names = self._inside["frames"].field("name")[span].to_pylist()
-        extensions = self._inside["frames"].field("extension")[span].to_pylist()
-        objects = list(self._objects(start, stop))
-        expressions = list(self._expressions(start, stop))
-        for row, (first, last) in enumerate(pairwise(frames.tolist())):
-            here = slice(first - span.start, last - span.start)
+        bounds = self._first[start : stop + 1].tolist()
+        names, extensions = (
+            self._frames.field(it)[bounds[0] : bounds[-1]].to_pylist()
+            for it in ("name", "extension")
+        )
+        for at, (row, (first, last)) in enumerate(zip(told, pairwise(bounds), strict=True)):
+            here = slice(first - bounds[0], last - bounds[0])
+            objects = row.pop("objects")
+            expressions = tuple(
+                Expression(**it | {"objects": tuple(it["objects"])})
+                for it in row.pop("expressions")
+            )
             yield VideoRow(
-                key=keys[row],
-                video_id=video_ids[row],
-                height=heights[row],
-                width=widths[row],
-                shard=shards[row],
+                **row,
+                shard=int(self.shard[start + at]),
                 frame_names=names[here],
                 annotated=self._annotated[first:last],
-                objects=objects[row][0],
-                expressions=expressions[row],
-                visible=objects[row][1],
+                objects={it["id"]: it["category"] for it in objects},
+                expressions=expressions,
+                visible={it["id"]: np.array(it["visible"], bool) for it in objects},
                 extensions=extensions[here],
-                head=heads[row],
+                head=heads[at],
                 images=self._images[:, first:last],
                 masks=self._masks[:, first:last],
             )
-
-    def _objects(
-        self, start: int, stop: int
-    ) -> Iterator[tuple[dict[str, str], dict[str, BoolArray]]]:
-        """Categories and visibility of each video in the range."""
-        bounds = self._first["objects"][start : stop + 1].tolist()
-        inside, span = self._inside["objects"], slice(bounds[0], bounds[-1])
-        names = inside.field("id")[span].to_pylist()
-        categories = inside.field("category")[span].to_pylist()
-        views = self._first["visible"][bounds[0] : bounds[-1] + 1].tolist()
-        seen = [self._visible[a:b] for a, b in pairwise(views)]
-        for first, last in pairwise(bounds):
-            here = slice(first - span.start, last - span.start)
-            yield (
-                dict(zip(names[here], categories[here], strict=True)),
-                dict(zip(names[here], seen[here], strict=True)),
-            )
-
-    def _expressions(self, start: int, stop: int) -> Iterator[tuple[Expression, ...]]:
-        """Expressions of each video in the range."""
-        bounds = self._first["expressions"][start : stop + 1].tolist()
-        inside, span = self._inside["expressions"], slice(bounds[0], bounds[-1])
-        ids, texts, kinds = (inside.field(it)[span].to_pylist() for it in ("id", "text", "kind"))
-        ends = self._first["named"][bounds[0] : bounds[-1] + 1].tolist()
-        named = self._named[ends[0] : ends[-1]].to_pylist()
-        objects = [tuple(named[a - ends[0] : b - ends[0]]) for a, b in pairwise(ends)]
-        every = [Expression(*it) for it in zip(ids, texts, objects, kinds, strict=True)]
-        for first, last in pairwise(bounds):
-            yield tuple(every[first - span.start : last - span.start])
-
-
-def _only_chunk(column: Any) -> Any:
-    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 
 def _unfold(lists: Any) -> tuple[IntArray, Any]:

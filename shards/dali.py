@@ -6,8 +6,6 @@ time of DALI's and is nearer to Pillow's. Colour, normalisation and padding foll
 DALI's own colour operators are slower on a CPU.
 """
 
-from __future__ import annotations
-
 import collections
 import math
 import threading
@@ -42,26 +40,17 @@ def _build_pipeline(device: str, **options: Any) -> Any:
         decoded = fn.decoders.image(
             images, device=device, output_type=types.RGB, adjust_orientation=False
         )
-        pipeline.set_outputs(_resized(decoded) if device == "mixed" else decoded)
+        if device == "mixed":
+            start, end, size = (
+                fn.external_source(name=name, dtype=types.FLOAT, ndim=1)
+                for name in ("start", "end", "size")
+            )
+            region = {"roi_start": start, "roi_end": end, "size": size}
+            linear = types.INTERP_LINEAR
+            decoded = fn.resize(decoded, **region, interp_type=linear, antialias=True)
+        pipeline.set_outputs(decoded)
     pipeline.build()
     return pipeline
-
-
-def _resized(decoded: Any) -> Any:
-    """The part of the graph that makes a record's geometry."""
-    fn, types = dali.fn, dali.types
-    start, end, size = (
-        fn.external_source(name=name, dtype=types.FLOAT, ndim=1)
-        for name in ("start", "end", "size")
-    )
-    return fn.resize(
-        decoded,
-        roi_start=start,
-        roi_end=end,
-        size=size,
-        interp_type=types.INTERP_LINEAR,
-        antialias=True,
-    )
 
 
 def reshape(image: Tensor, record: Record) -> Tensor:
@@ -115,11 +104,10 @@ class FrameDecoder:
     """Encoded frames to augmented pixels.
 
     Args:
-        device: "cpu", or "mixed": read on the CPU, decode and go on on the GPU.
+        device: "cpu", or "mixed": read on the CPU, decode and go on on torch's current GPU.
         threads: Of DALI.
         max_frames: Most frames of one call.
         team: Does what DALI does not; None: the caller's thread.
-        device_id: Which GPU; None: torch's current one.
     """
 
     def __init__(
@@ -129,7 +117,6 @@ class FrameDecoder:
         threads: int,
         max_frames: int,
         team: ThreadPoolExecutor | None = None,
-        device_id: int | None = None,
     ) -> None:
         """Check; DALI starts with the first call."""
         if device not in ("cpu", "mixed"):
@@ -138,12 +125,10 @@ class FrameDecoder:
             raise ValueError(
                 'device="mixed" decodes on a CUDA GPU and there is none; use device="cpu"'
             )
-        if device == "mixed" and device_id is None:
-            device_id = torch.cuda.current_device()
         self._options = {
             "batch_size": max_frames,
             "num_threads": threads,
-            "device_id": device_id if device == "mixed" else None,
+            "device_id": torch.cuda.current_device() if device == "mixed" else None,
         }
         self._device, self._map = device, team.map if team else map
         self._pipeline: Any = None
@@ -164,9 +149,7 @@ class FrameDecoder:
         """
         if self._pipeline is None:
             self._pipeline = _build_pipeline(self._device, **self._options)
-        feeds: dict[str, list[Any]] = {
-            "images": [np.frombuffer(image, np.uint8) for image in images]
-        }
+        feeds: dict[str, list[Any]] = {"images": [np.frombuffer(it, np.uint8) for it in images]}
         if self._device == "mixed":
             regions = [image_region(record) for record in records]
             feeds["start"] = [np.array(region[0], np.float32) for region in regions]

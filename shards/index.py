@@ -1,64 +1,25 @@
 """`ShardSet`: a committed set of shards, and any frames of any of its videos, each by its range."""
 
-from __future__ import annotations
-
 import hashlib
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import zip_longest
-from typing import Any, cast, overload
+from itertools import groupby
+from typing import Any, BinaryIO, cast
 
 import google_crc32c
 
 from shards.cache import ShardCache
 from shards.columns import Columns, VideoRow
 from shards.manifest import Manifest, ShardRecord
-from shards.order import evaluation_share
-from shards.schema import (
-    DamageError,
-    Frame,
-    ShardError,
-    Video,
-    decode_masks,
-    decode_sample,
-    image_suffix,
-    masks_suffix,
-)
+from shards.schema import DamageError, Frame, ShardError, Video, decode_masks, decode_sample
 from shards.storage import Span, Storage
 
 __all__ = ["ShardSet", "VideoRow", "open_stream"]
 
-_BLOCK = 1024
+_HEADER = 512  # bytes of a member's header in a tar; contents fill up to multiples of it
 _FETCHES = 3  # of an index that is damaged on its way
 _BESIDE = 4096  # bytes that header and padding may put between neighbours
-
-
-class Rows(Sequence[VideoRow]):
-    """The videos of a set; a row is made when asked for and not kept, walking them all is cheap."""
-
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
-
-    def __len__(self) -> int:
-        return len(self._columns)
-
-    @overload
-    def __getitem__(self, video: int) -> VideoRow: ...
-    @overload
-    def __getitem__(self, video: slice) -> Sequence[VideoRow]: ...
-    def __getitem__(self, video: int | slice) -> VideoRow | Sequence[VideoRow]:
-        """A row, or the rows of a slice."""
-        chosen = range(len(self))[video]
-        if isinstance(chosen, range):
-            return [self[it] for it in chosen]
-        return next(self._columns.rows(chosen, chosen + 1))
-
-    def __iter__(self) -> Iterator[VideoRow]:
-        """All rows, made in blocks."""
-        for start in range(0, len(self), _BLOCK):
-            yield from self._columns.rows(start, min(start + _BLOCK, len(self)))
 
 
 class ShardSet:
@@ -69,10 +30,8 @@ class ShardSet:
         manifest: What the set holds.
         hash: SHA-256 of the manifest.
         storage: Where it lives, and what was fetched from there.
-        videos: A row for each video, in the order of the shards.
-        num_frames: `[N]`, a video each.
-        num_expressions: `[N]`.
-        shard_of: `[N]`, position of each video's shard in `manifest.shards`; never falls.
+        videos: A row for each video, in the order of the shards, and their numbers of frames and
+            expressions as arrays.
     """
 
     def __init__(
@@ -82,12 +41,8 @@ class ShardSet:
         self.storage = storage
         self.manifest = manifest
         self.hash = manifest.hash
-        self._columns = columns
         self._gap = gap
-        self.videos: Sequence[VideoRow] = Rows(columns)
-        self.num_frames = columns.num_frames
-        self.num_expressions = columns.num_expressions
-        self.shard_of = columns.shard
+        self.videos = columns
 
     @classmethod
     def open(
@@ -97,7 +52,7 @@ class ShardSet:
         gap: int | None = None,
         check_shards: bool = True,
         cache: ShardCache | None = None,
-    ) -> ShardSet:
+    ) -> "ShardSet":
         """Open a set.
 
         Args:
@@ -132,7 +87,7 @@ class ShardSet:
 
     def __len__(self) -> int:
         """Number of videos."""
-        return len(self._columns)
+        return len(self.videos)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by address."""
@@ -150,10 +105,6 @@ class ShardSet:
             ShardError: If the place does not answer.
         """
         return self._read(self.videos[video], frames)
-
-    def share(self, rank: int, world_size: int) -> range:
-        """The videos that a process evaluates, by `order.evaluation_share` of their frames."""
-        return evaluation_share(self.num_frames.tolist(), rank, world_size)
 
     def video(self, video: int) -> Video:
         """A whole video, in one range."""
@@ -204,55 +155,33 @@ class ShardSet:
             return self._gap
         return _BESIDE if self.storage.local else _BESIDE + int(1.2 * row.images[1].mean())
 
-    def sequential(self, shards: Sequence[int] | None = None) -> Iterator[Video]:
-        """Whole videos in the order of the shards, through `webdataset.WebDataset`.
+    def sequential(self, shards: Container[int] | None = None) -> Iterator[Video]:
+        """Whole videos in the order of the shards, each shard read once from start to end.
 
         Args:
-            shards: Positions in `manifest.shards`, ascending; None: all.
+            shards: Positions in `manifest.shards`; None: all.
 
         Raises:
             ShardError: If a shard is missing or cut short, or a member is damaged; a video is given
                 whole or not at all.
         """
-        chosen = sorted(range(len(self.manifest.shards)) if shards is None else set(shards))
-        rows = (row for row in self.videos if row.shard in chosen)
-        names = [self.manifest.shards[it].name for it in chosen]
-        for row, sample in zip_longest(rows, self._samples(names)):
-            yield self._checked(row, sample)
+        for number, rows in groupby(self.videos, key=lambda row: row.shard):
+            if shards is None or number in shards:
+                name = self.manifest.shards[number].name
+                with self.storage.stream(name) as file:
+                    for row in rows:
+                        yield self._next(row, file, name)
 
-    def _samples(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Samples as webdataset groups them; what it raises becomes a ShardError with the shard."""
-        from webdataset import WebDataset
-
-        register_scheme()
-        try:
-            yield from WebDataset(
-                [f"{_SCHEME}:{self.url}/{name}" for name in names],
-                shardshuffle=False,
-                nodesplitter=None,
-                workersplitter=None,
-                empty_check=False,
-            )
-        except ShardError as error:
-            raise ShardError(error.args[0]) from None  # webdataset appends its own arguments
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            place = str(error.args[-1]).rpartition("/")[2] if error.args else ""
-            raise _damaged(self.storage, place, f"cut short ({type(error).__name__})") from None
-
-    def _checked(self, row: VideoRow | None, sample: dict[str, Any] | None) -> Video:
-        """The video of a sample, after its members were compared with the index."""
-        if row is None or sample is None or row.key != sample["__key__"]:
-            place = self.manifest.shards[row.shard if row else -1].name
-            raise _damaged(self.storage, place, "other videos than its index tells of")
-        spans = {"json": row.head}
-        for position in range(len(row.frame_names)):
-            image, *masks = row.spans(position)
-            spans[image_suffix(position, row.extensions[position])] = image
-            spans |= {masks_suffix(position): it for it in masks}
-        for suffix, span in spans.items():
-            if suffix not in sample or google_crc32c.value(sample[suffix]) != span.crc32c:
-                place = f"{self.manifest.shards[row.shard].name}: {row.key}.{suffix}"
-                raise _damaged(self.storage, place, "missing or changed")
+    def _next(self, row: VideoRow, file: BinaryIO, name: str) -> Video:
+        """The next video of a shard, after its members were compared with the index."""
+        sample: dict[str, Any] = {"__key__": row.key}
+        for suffix, span in row.members().items():
+            file.read(_HEADER)
+            sample[suffix] = file.read(span.size)
+            file.read(-span.size % _HEADER)
+            if google_crc32c.value(sample[suffix]) != span.crc32c:
+                place = f"{name}: {row.key}.{suffix}"
+                raise _damaged(self.storage, place, "cut short or changed")
         return decode_sample(sample)
 
 

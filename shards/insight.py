@@ -1,7 +1,5 @@
 """What a rank will read, and how fast a set gives clips."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from typing import Annotated, Literal, get_args
@@ -19,10 +17,6 @@ from shards.storage import coalesce
 Urls = Annotated[tuple[str, ...], tyro.conf.Positional]
 Sampling = Literal["youtube_vos", "davis", "a2d", "image", "synthetic"]
 SAMPLINGS = {name: getattr(ClipSampling, name)() for name in get_args(Sampling)}
-AUGMENTATIONS = {
-    name: getattr(Augmentation, {"youtube_vos": "video", "davis": "video"}.get(name, name))()
-    for name in SAMPLINGS
-}
 
 
 def plan(
@@ -50,21 +44,22 @@ def plan(
         steps: Steps to list.
     """
     sets = [ShardSet.open(url, check_shards=False) for url in urls]
-    source = _source(sets, sampling, num_frames, seed)
+    source = ClipSource(
+        sets, num_frames=num_frames, seed=seed, sampling=SAMPLINGS[sampling],
+        augmentation=Augmentation.none(),
+    )  # fmt: skip
     num_bytes = num_requests = clips = 0
     shards: Counter[str] = Counter()
     lines = [
         f"{'step':>5s} {'position':>8s}  {'bytes':>9s}  {'requests':>8s}  video, frames, words"
     ]
     for start in range(0, len(source), batch_size):
-        for position in order.rank_slots(start, batch_size, rank, world_size):
+        slots = order.rank_slots(start, batch_size, rank, world_size)
+        clips += len(slots)
+        for position in slots:
             choice = source.choice(epoch, position)
             received, requests = cost(sets[choice.number], choice)
-            num_bytes, num_requests, clips = (
-                num_bytes + received,
-                num_requests + requests,
-                clips + 1,
-            )
+            num_bytes, num_requests = num_bytes + received, num_requests + requests
             manifest = sets[choice.number].manifest
             shards[manifest.shards[choice.row.shard].name] += 1
             if (step := start // batch_size) < steps:
@@ -78,19 +73,6 @@ def plan(
         f"bytes of index, from {len(shards)} shards"
     )
     return "\n".join(lines)
-
-
-def _source(sets: list[ShardSet], sampling: Sampling, num_frames: int, seed: int) -> ClipSource:
-    return ClipSource(
-        sets,
-        weights=None,
-        num_frames=num_frames,
-        seed=seed,
-        sampling=SAMPLINGS[sampling],
-        augmentation=Augmentation.none(),
-        expressions=1,
-        block_shards=0,
-    )
 
 
 def cost(shard_set: ShardSet, choice: Choice) -> tuple[int, int]:
@@ -122,12 +104,13 @@ def bench(
     """
     from shards.loader import ClipLoader
 
+    augmentation = {"youtube_vos": "video", "davis": "video"}.get(sampling, sampling)
     loader = ClipLoader(
         urls,
         num_frames=num_frames,
         batch_size=batch_size,
         sampling=SAMPLINGS[sampling],
-        augmentation=AUGMENTATIONS[sampling],
+        augmentation=getattr(Augmentation, augmentation)(),
         threads=threads,
         device=device,
     )

@@ -1,14 +1,10 @@
 """`ClipLoader`: order + storage + DALI -> `Batch`."""
 
-from __future__ import annotations
-
+import collections
 import hashlib
-import queue
-import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -20,7 +16,7 @@ from shards.augment import Augmentation
 from shards.batch import Batch
 from shards.cache import ShardCache
 from shards.clips import ClipSampling
-from shards.dali import Collator, DecodeError, FrameDecoder, make_team, work_alone
+from shards.dali import Collator, DecodeError, FrameDecoder, make_team
 from shards.index import ShardSet
 from shards.schema import ShardError
 from shards.source import MAX_ATTEMPTS, Clip, ClipSource
@@ -112,12 +108,12 @@ class ClipLoader:
             epoch=0,
             position=0,
         )
-        self._team = make_team(threads) if device == "cpu" and threads > 1 else None
-        options: dict[str, Any] = {"threads": threads, "max_frames": frames, "team": self._team}
-        self._decoder = FrameDecoder(device=device, **options)
-        self._collate = Collator(self._team)
+        team = self._team = make_team(threads) if device == "cpu" and threads > 1 else None
+        self._decoder = FrameDecoder(device=device, threads=threads, max_frames=frames, team=team)
+        self._collate = Collator(team)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
-        self._producer: _Producer | None = None
+        self._maker = make_team(1)
+        self._ahead: collections.deque[Future[Numbered | None]] = collections.deque()
         self._waited, self._worked = 0.0, 0.0
 
     def __len__(self) -> int:
@@ -146,6 +142,7 @@ class ClipLoader:
     def close(self) -> None:
         """Stop all threads and free DALI; the loader must not be used afterwards."""
         self._stop()
+        self._maker.shutdown()
         self._readers.shutdown(cancel_futures=True)
         self._decoder.close()
         if self._team is not None:
@@ -190,10 +187,14 @@ class ClipLoader:
         self._stop()
         epoch = self._state.epoch
         batches = self._batches(epoch, self._state.position)
-        self._producer = producer = _Producer(batches, self._prefetch)
+        self._ahead = ahead = collections.deque(
+            self._maker.submit(next, batches, None) for _ in range(self._prefetch)
+        )
         mark = time.perf_counter()
         try:
-            for position, batch in producer:
+            while (made := ahead.popleft().result()) is not None:
+                ahead.append(self._maker.submit(next, batches, None))
+                position, batch = made
                 self._waited += time.perf_counter() - mark
                 after = position + self.batch_size
                 if after < len(self.source):
@@ -205,7 +206,7 @@ class ClipLoader:
                 self._worked += time.perf_counter() - mark
                 mark = time.perf_counter()
         finally:
-            producer.stop()
+            _drop(ahead)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Numbered]:
         """Positions and batches; the clips of the next one are read while one is decoded."""
@@ -281,62 +282,13 @@ class ClipLoader:
         return broken
 
     def _stop(self) -> None:
-        """End the thread that makes batches ahead."""
-        if self._producer is not None:
-            self._producer.stop()
-            self._producer = None
+        """Drop what was made ahead."""
+        _drop(self._ahead)
 
 
-class _Producer:
-    """Runs an iterator in a thread, a few values ahead; an error comes in its value's place."""
-
-    def __init__(self, values: Iterator[Numbered], ahead: int) -> None:
-        """Start; torch's own thread count stays what it is, except for the new thread."""
-        self._values = values
-        self._queue: queue.Queue[Numbered | BaseException | None] = queue.Queue(maxsize=ahead)
-        self._stopped, self._ready = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shards-batches", daemon=True)
-        threads = torch.get_num_threads()
-        weakref.finalize(self, _end, self._stopped, self._thread)  # also when the program exits
-        self._thread.start()
-        self._ready.wait()
-        torch.set_num_threads(threads)  # the thread's own choice became the default of later ones
-
-    def _run(self) -> None:
-        work_alone()
-        self._ready.set()
-        try:
-            for value in self._values:
-                if not self._put(value):
-                    return
-            self._put(None)
-        except BaseException as error:  # noqa: BLE001 (handed to the consumer)
-            self._put(error)
-
-    def _put(self, value: Numbered | BaseException | None) -> bool:
-        """Hand over a value; False if nobody wants it any more."""
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(value, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def __iter__(self) -> Iterator[Numbered]:
-        """Yield the values in order."""
-        while (value := self._queue.get()) is not None:
-            if isinstance(value, BaseException):
-                raise value
-            yield value
-
-    def stop(self) -> None:
-        """End the thread; what it made ahead is dropped."""
-        _end(self._stopped, self._thread)
-
-
-def _end(stopped: threading.Event, thread: threading.Thread) -> None:
-    """Ask a thread to stop and wait for it."""
-    stopped.set()
-    if thread is not threading.current_thread():
-        thread.join()
+def _drop(ahead: collections.deque[Future[Any]]) -> None:
+    """Cancel what has not begun, wait for what has."""
+    for future in ahead:
+        future.cancel()
+    wait(ahead)
+    ahead.clear()

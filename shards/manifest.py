@@ -1,7 +1,5 @@
 """`manifest.json`: what a shard set holds. It is written last, and its presence is the commit."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -26,7 +24,7 @@ class Counts:
     expressions: int = 0
     bytes: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
+    def __add__(self, other: "Counts") -> "Counts":
         """Sum of both."""
         mine, theirs = asdict(self), asdict(other)
         return Counts(**{name: mine[name] + theirs[name] for name in mine})
@@ -103,7 +101,7 @@ class Manifest:
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
     @staticmethod
-    def decode(data: bytes, where: str) -> Manifest:
+    def decode(data: bytes, where: str) -> "Manifest":
         """Invert `encode`.
 
         Args:
@@ -130,7 +128,7 @@ class Manifest:
             raise error if isinstance(error, ShardError) else ShardError(problem) from None
 
     @staticmethod
-    def load(storage: Storage) -> Manifest:
+    def load(storage: Storage) -> "Manifest":
         """Read the manifest of a set.
 
         Raises:

@@ -5,8 +5,6 @@ the epoch and the position alone, and so does every number drawn for it. Ranks, 
 therefore cannot change a clip.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -234,28 +232,6 @@ def rank_slots(position: int, batch_size: int, rank: int, world_size: int) -> ra
     return range(position + rank * share, position + (rank + 1) * share)
 
 
-def evaluation_share(work: Sequence[int], rank: int, world_size: int) -> range:
-    """The videos that one process evaluates: neighbours, of about equal work, each in one share.
-
-    A process may get none. Nothing is repeated to fill up, so scores need no correction; processes
-    must not wait for one another between videos.
-
-    Args:
-        work: `[N]` of each video, such as its frames.
-        rank: This process.
-        world_size: Number of processes.
-
-    Raises:
-        ValueError: If there is no such rank.
-    """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"there is no rank {rank} among {world_size}; count from 0")
-    done = np.cumsum(work) - np.asarray(work) / 2  # a video goes where its middle lies
-    total = float(np.sum(work))
-    first, last = np.searchsorted(done, [total * r / world_size for r in (rank, rank + 1)])
-    return range(int(first), int(last))
-
-
 @dataclass(frozen=True)
 class State:
     """Where a stream stands; small, plain, and tied to the data and settings it was made with.
@@ -275,7 +251,7 @@ class State:
     position: int
 
     @classmethod
-    def restore(cls, saved: dict[str, Any], current: State) -> State:
+    def restore(cls, saved: dict[str, Any], current: "State") -> "State":
         """Check a saved state against the stream it is to continue.
 
         Raises:

@@ -1,27 +1,20 @@
 """A contact sheet of a shard set: frames with masks in colour, expressions below them."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from shards.index import ShardSet
 from shards.schema import Frame, decode_mask
 
 COLOURS = (
-    (230, 70, 60),
-    (60, 150, 240),
-    (70, 190, 90),
-    (245, 180, 40),
-    (170, 90, 220),
-    (60, 200, 200),
-    (240, 120, 180),
-    (150, 110, 70),
-)
+    (230, 70, 60), (60, 150, 240), (70, 190, 90), (245, 180, 40),
+    (170, 90, 220), (60, 200, 200), (240, 120, 180), (150, 110, 70),
+)  # fmt: skip
 _MARGIN = 8
 _LINE = 16
 
@@ -41,13 +34,7 @@ def contact_sheet(
         ShardError: If a frame cannot be read.
     """
     strips = [_strip(shard_set, video, num_frames, width) for video in videos]
-    height = sum(strip.height for strip in strips) + _MARGIN
-    sheet = Image.new("RGB", (max(strip.width for strip in strips), height), "white")
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-    return sheet
+    return Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
 
 
 def _strip(shard_set: ShardSet, video: int, num_frames: int, width: int) -> Image.Image:
@@ -79,11 +66,8 @@ def _overlay(frame: Frame, colours: dict[str, tuple[int, int, int]], width: int)
         image = source.convert("RGB" if frame.masks is not None else "L").convert("RGB")
     pixels = np.asarray(image, np.float32).copy()
     for name, rle in (frame.masks or {}).items():
-        mask = decode_mask(rle)
-        inner = mask.copy()
-        inner[1:-1, 1:-1] = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-        colour = np.array(colours[name], np.float32)
+        mask, colour = decode_mask(rle), np.array(colours[name], np.float32)
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * colour
-        pixels[mask & ~inner] = colour
+        pixels[mask & ~ndimage.binary_erosion(mask)] = colour
     height = max(1, round(image.height * width / image.width))
     return Image.fromarray(pixels.astype(np.uint8)).resize((width, height), Image.Resampling.BOX)

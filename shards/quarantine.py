@@ -1,7 +1,5 @@
 """What cannot be read, put aside so that training goes on, and told."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ Everything here is a pure function of the record, so that frames, masks, boxes a
 same change, on the CPU as on a GPU, and a clip can be replayed.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A sample is one video (an image is a video of one frame). This file alone knows 
 JSON inside them; `docs/shard_format.md` says the same in words.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import struct
@@ -227,25 +225,14 @@ def encode_video(video: Video) -> Iterator[tuple[str, bytes]]:
     Yields:
         Suffix behind the key, bytes.
     """
-    yield (
-        "json",
-        dump_json(
-            {
-                "format": FORMAT_VERSION,
-                "dataset": video.dataset,
-                "split": video.split,
-                "video_id": video.video_id,
-                "height": video.height,
-                "width": video.width,
-                "frames": [frame.name for frame in video.frames],
-                "annotated": [
-                    at for at, frame in enumerate(video.frames) if frame.masks is not None
-                ],
-                "objects": [{"id": it, "category": kind} for it, kind in video.objects.items()],
-                "expressions": [asdict(expression) for expression in video.expressions],
-            }
-        ),
-    )
+    head: dict[str, Any] = {"format": FORMAT_VERSION} | {
+        name: getattr(video, name) for name in ("dataset", "split", "video_id", "height", "width")
+    }
+    head["frames"] = [frame.name for frame in video.frames]
+    head["annotated"] = [at for at, it in enumerate(video.frames) if it.masks is not None]
+    head["objects"] = [{"id": it, "category": kind} for it, kind in video.objects.items()]
+    head["expressions"] = [asdict(expression) for expression in video.expressions]
+    yield "json", dump_json(head)
     for position, frame in enumerate(video.frames):
         yield image_suffix(position, frame.extension), frame.image
         if frame.masks is not None:

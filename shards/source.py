@@ -1,10 +1,9 @@
 """From a position of an epoch to its clip: item, frames, what was drawn for it, targets."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,8 @@ from shards.record import Record, gather_maps, mask_box, mirror_words, transform
 from shards.schema import BoolArray, DamageError, Expression, Frame, ShardError, decode_mask
 
 MAX_ATTEMPTS = 100
+T = TypeVar("T")
+At = tuple[int, int, int]  # epoch, position, attempt
 
 
 @dataclass(frozen=True)
@@ -103,20 +104,20 @@ class ClipSource:
         self,
         sets: Sequence[ShardSet],
         *,
-        weights: Sequence[float] | None,
         num_frames: int,
         seed: int,
+        weights: Sequence[float] | None = None,
         sampling: ClipSampling,
         augmentation: Augmentation,
-        expressions: int,
-        block_shards: int,
+        expressions: int = 1,
+        block_shards: int = 0,
         max_damage: int = 0,
     ) -> None:
         """List all items."""
         self.sets, self.seed, self.num_frames = sets, seed, num_frames
         self._expressions = expressions
         self.sampling, self.augmentation, self._block_shards = sampling, augmentation, block_shards
-        self.items = [list_items(s.videos, s.shard_of.tolist(), sampling, num_frames) for s in sets]
+        self.items = [list_items(s.videos, sampling, num_frames) for s in sets]
         for shard_set, items in zip(sets, self.items, strict=True):
             if not len(items):
                 raise ShardError(
@@ -152,17 +153,10 @@ class ClipSource:
         Raises:
             ShardError: If `MAX_ATTEMPTS` items show no object, or too much is damaged.
         """
-        for attempt in range(MAX_ATTEMPTS):
-            number, item = self._item(epoch, position, attempt)
-            clip = self._try_item(number, item, epoch, position, attempt)
-            if clip is not None:
-                with self._lock:
-                    self.made += 1
-                return clip
-        raise ShardError(
-            f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
-            "damaged; crop less, or check the set"
-        )
+        clip = self._first(self._try_item, epoch, position)
+        with self._lock:
+            self.made += 1
+        return clip
 
     def choice(self, epoch: int, position: int) -> Choice:
         """What a position will show if nothing is damaged and no crop hides it; reads nothing.
@@ -170,31 +164,30 @@ class ClipSource:
         Raises:
             ShardError: If `MAX_ATTEMPTS` items show no object.
         """
+        return self._first(self._choose, epoch, position)
+
+    def _first(self, make: Callable[[int, int, At], T | None], epoch: int, position: int) -> T:
+        """What an item or, where that gives None, one of its replacements makes."""
+        which, items = self.order(epoch)
+        number, item = int(which[position % len(self)]), int(items[position % len(self)])
         for attempt in range(MAX_ATTEMPTS):
-            number, item = self._item(epoch, position, attempt)
-            choice = self._choose(number, item, epoch, position, attempt)
-            if choice is not None:
-                return choice
-        raise ShardError(f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object")
+            if attempt:
+                draws = order.Draws(self.seed, order.REPLACEMENT, epoch, position, attempt)
+                item = draws.integer(0, len(self.items[number]) - 1)
+            if (made := make(number, item, (epoch, position, attempt))) is not None:
+                return made
+        raise ShardError(
+            f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
+            "damaged; crop less, or check the set"
+        )
 
-    def _item(self, epoch: int, position: int, attempt: int) -> tuple[int, int]:
-        """Set and item of a position; those of its replacements are drawn."""
-        which, item = self.order(epoch)
-        number, row = int(which[position % len(self)]), int(item[position % len(self)])
-        if attempt:
-            draws = order.Draws(self.seed, order.REPLACEMENT, epoch, position, attempt)
-            row = draws.integer(0, len(self.items[number]) - 1)
-        return number, row
-
-    def _choose(
-        self, number: int, item: int, epoch: int, position: int, attempt: int
-    ) -> Choice | None:
+    def _choose(self, number: int, item: int, at: At) -> Choice | None:
         """Draw the frames of an item; None if none of them shows the object."""
         items = self.items[number]
         video, anchor = int(items.video[item]), int(items.anchor[item])
         row = self.sets[number].videos[video]
         expression = row.expressions[int(items.expression[item])]
-        draws = order.Draws(self.seed, order.CLIP, epoch, position, attempt)
+        draws = order.Draws(self.seed, order.CLIP, *at)
         length = len(row.annotated)
         chosen = clip_frames(self.sampling, length, anchor, self.num_frames, draws)
         named = [row.visible[name] for name in expression.objects if name in row.visible]
@@ -202,22 +195,20 @@ class ClipSource:
             return None
         return Choice(number, video, row, expression, anchor, chosen)
 
-    def _try_item(
-        self, number: int, item: int, epoch: int, position: int, attempt: int
-    ) -> Clip | None:
+    def _try_item(self, number: int, item: int, at: At) -> Clip | None:
         """Draw and read one item; None if it is damaged or shows nothing of its object."""
-        choice = self._choose(number, item, epoch, position, attempt)
+        choice = self._choose(number, item, at)
         if choice is None:
             return None
         places = tuple((number, choice.video, frame) for frame in choice.frames)
         shard = (number, -1, choice.row.shard)
         if self.quarantine.holds((shard, *places)):
             return None
-        draws = order.Draws(self.seed, order.AUGMENTATION, epoch, position, attempt)
+        draws = order.Draws(self.seed, order.AUGMENTATION, *at)
         size = (choice.row.height, choice.row.width)
         record = draw_augmentation(self.augmentation, size, self.num_frames, draws)
         try:
-            return self._read(choice, places, record, (epoch, position, attempt))
+            return self._read(choice, places, record, at)
         except DamageError as error:
             place = shard if error.part is None else (number, choice.video, error.part)
             self.quarantine.add(place, str(error))
@@ -225,11 +216,7 @@ class ClipSource:
             return None
 
     def _read(
-        self,
-        choice: Choice,
-        places: tuple[Place, ...],
-        record: Record,
-        at: tuple[int, int, int],
+        self, choice: Choice, places: tuple[Place, ...], record: Record, at: At
     ) -> Clip | None:
         """Read what was chosen; None if nothing of the object is left to be seen."""
         shard_set, row, expression = self.sets[choice.number], choice.row, choice.expression
@@ -241,10 +228,7 @@ class ClipSource:
         size = (row.height, row.width)
         targets = []
         for spoken in (expression, *self._companions(row, expression, at)):
-            sources = [
-                target_mask(frame, spoken.objects, size, name)
-                for frame, name in zip(frames, where, strict=True)
-            ]
+            sources = [target_mask(frame, spoken.objects, size) for frame in frames]
             boxes, visible = target_boxes(sources, record)
             if visible.any():
                 targets.append((self._words(spoken.text, record), sources, boxes, visible))
@@ -270,9 +254,7 @@ class ClipSource:
             anchor=(choice.frames.index(choice.anchor) if choice.anchor in choice.frames else -1),
         )
 
-    def _companions(
-        self, row: VideoRow, expression: Expression, at: tuple[int, int, int]
-    ) -> list[Expression]:
+    def _companions(self, row: VideoRow, expression: Expression, at: At) -> list[Expression]:
         """Other expressions of the item's video, drawn without repeats, as many as are wanted."""
         others = [it for it in row.expressions if it is not expression]
         count = min(self._expressions - 1, len(others))
@@ -288,34 +270,23 @@ class ClipSource:
         return text
 
 
-def target_mask(
-    frame: Frame, objects: Sequence[str], size: tuple[int, int], where: str
-) -> BoolArray:
+def target_mask(frame: Frame, objects: Sequence[str], size: tuple[int, int]) -> BoolArray:
     """Union of the masks of the named objects in one frame; empty where nobody annotated.
 
     Args:
         frame: With its masks.
         objects: Ids.
-        size: Height and width that the masks must have, in pixels.
-        where: The frame's place, for the message.
+        size: Height and width of the masks, in pixels.
 
     Returns:
         `[H, W]`.
 
     Raises:
-        ShardError: If a mask is broken or of another size.
+        ShardError: If a mask is broken.
     """
-    masks = frame.masks or {}
     union = np.zeros(size, bool)
-    for name in objects:
-        if name not in masks:
-            continue
-        if (masks[name].height, masks[name].width) != size:
-            raise ShardError(
-                f"{where}: the mask of object {name} is not of the video's size {size}; "
-                "build the shards again"
-            )
-        union |= decode_mask(masks[name])
+    for name in (frame.masks or {}).keys() & set(objects):
+        union |= decode_mask((frame.masks or {})[name])
     return union
 
 

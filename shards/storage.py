@@ -4,8 +4,6 @@ obstore speaks to object stores, fsspec to every other scheme. Credentials come 
 environment variables and profiles only, and no message shows them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging
@@ -13,7 +11,7 @@ import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -150,11 +148,8 @@ class Storage:
                 if google_crc32c.value(members[index]) == span.crc32c:
                     break
                 short = len(members[index]) < span.size
-                what = f"{self}/{name}: " + (
-                    "cut short"
-                    if short
-                    else f"the {span.size} bytes at {span.offset} have a wrong checksum"
-                )
+                wrong = "are cut short" if short else "have a wrong checksum"
+                what = f"{self}/{name}: the {span.size} bytes at {span.offset} {wrong}"
                 if not left:
                     raise DamageError(f"{what}; copy the shard again or build it again", index)
                 _log.warning("%s; fetching them again", what)
@@ -207,12 +202,8 @@ class Storage:
         if self.local is not None:
             with self._errors(name):
                 return (self.local / name).open("rb")
-        blocks = _Blocks(partial(self._block, name), self.size(name))
-        return io.BufferedReader(blocks, _STREAM_BLOCK)
-
-    def _block(self, name: str, start: int, end: int) -> bytes:
-        (data,) = self._ranges(name, [Span(start, end - start, 0)], 0)
-        return data
+        blocks = self._whole(name, self.size(name))
+        return io.BufferedReader(_Blocks(blocks), _STREAM_BLOCK)
 
     @contextlib.contextmanager
     def new_file(self, name: str) -> Iterator[BinaryIO]:
@@ -287,20 +278,19 @@ def coalesce(spans: Sequence[Span], gap: int) -> tuple[list[int], list[int], lis
 
 
 class _Blocks(io.RawIOBase):
-    """A remote file read from start to end, one range a read."""
+    """Blocks to be read as a file."""
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        self._read, self._size, self._at = read, size, 0
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._left = blocks, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        data = self._read(self._at, end) if end > self._at else b""
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        self._left = self._left or memoryview(next(self._blocks, b""))
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
 
 
 def _redact(text: str) -> str:

@@ -5,18 +5,14 @@ that writes it or on what was written before, so a killed build can be run again
 are checked and kept.
 """
 
-from __future__ import annotations
-
-import contextlib
 import hashlib
 import json
-import tarfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any, BinaryIO, Literal, cast
-
-import google_crc32c
+from typing import Any, Literal, cast
 
 from shards.columns import IndexWriter, read_index
 from shards.manifest import MANIFEST, Manifest, ShardRecord, Skipped, decode_record
@@ -29,14 +25,19 @@ from shards.schema import (
     encode_video,
     prepare_video,
 )
-from shards.storage import Span, Storage
-from shards.workers import Progress, in_processes, in_turn
+from shards.storage import Storage
+from shards.tar import ShardTar
+from shards.workers import in_processes
 
-_BLOCK = 512
-_PIECE = 1 << 20
 _UPLOAD_STALL = 120.0
+_ATTEMPTS = 3
 
 Read = Callable[[str], Video]
+Progress = Callable[[int, int], None]
+
+
+class VideoError(ShardError):
+    """A video cannot be read or breaks the format: trying again does not help."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ShardTask:
         name: Of the tar.
         plans: Its videos in their order.
         read: Gives a video by its key.
-        plan: SHA-256 of what the shard was planned from; kept in the index.
+        content: What else was told of the set.
         on_error: What to do with a video that cannot be read.
     """
 
@@ -64,8 +65,14 @@ class ShardTask:
     name: str
     plans: tuple[Plan, ...]
     read: Read
-    plan: str
+    content: Mapping[str, Json]
     on_error: Literal["stop", "skip"]
+
+    @property
+    def plan(self) -> str:
+        """SHA-256 of all that the shard was planned from; kept in the index."""
+        planned = [[it.key, it.num_bytes] for it in self.plans]
+        return _digest([FORMAT_VERSION, self.content, self.name, planned, self.on_error])
 
 
 Runner = Callable[[Callable[..., ShardRecord], Sequence[ShardTask]], Iterable[ShardRecord]]
@@ -98,36 +105,36 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
         shard_bytes: Aim for the size of a shard.
         seed: Of the spread of videos over shards.
         workers: Processes; the bytes are the same for every number.
-        on_error: "stop", or "skip": a video whose reading raises ValueError or OSError is left out
-            and listed in the manifest.
-        progress: Told after each video (with several workers: now and then) how many of the planned
-            bytes and of the videos are done.
+        on_error: "stop", or "skip" and list a video whose reading raises ValueError or OSError.
+        progress: Told after each shard how many of the planned bytes and of the videos are done.
         runner: Something else than local processes to run the tasks on, such as a cluster.
 
     Raises:
-        ShardError: If a video cannot be read or breaks the format, `out` holds another set, or a
-            worker dies.
+        ShardError: If a video cannot be read, `out` holds another set, or a worker dies.
     """
     storage = Storage(out, stall=_UPLOAD_STALL)
-    content: dict[str, Json] = {
-        "dataset": dataset,
-        "split": split,
-        "settings": dict(settings),
-        "seed": seed,
-    }
+    content: dict[str, Json] = {"dataset": dataset, "split": split, "seed": seed}
+    content["settings"] = dict(settings)
     groups = spread(plans, shard_bytes, seed)
-    tasks = _tasks(groups, read, out, content, on_error)
+    name, count = f"{dataset}-{split}", f"{len(groups):06d}"
+    tasks = [
+        ShardTask(out, f"{name}-{number:06d}-of-{count}.tar", group, read, content, on_error)
+        for number, group in enumerate(groups)
+    ]
     plan = _digest([task.plan for task in tasks])
     old = _old_manifest(storage, plan)
-    storage.sweep(f"{dataset}-{split}-")
-    if runner is not None:
-        made = runner(build_shard, tasks)
-    elif workers > 1:
-        made = in_processes(build_shard, tasks, progress, workers)
-    else:
-        made = in_turn(build_shard, tasks, progress)
-    records = tuple(sorted(made, key=lambda record: record.name))
-    new = Manifest(dataset, split, plan, seed, shard_bytes, dict(settings), records)
+    storage.sweep(f"{name}-")
+    if runner is None:
+        runner = partial(in_processes, workers=workers) if workers > 1 else map
+    planned, records, done = {task.name: task.plans for task in tasks}, [], (0, 0)
+    for record in runner(build_shard, tasks):
+        records.append(record)
+        its = planned[record.name]
+        done = done[0] + sum(it.num_bytes for it in its), done[1] + len(its)
+        if progress:
+            progress(*done)
+    shards = tuple(sorted(records, key=lambda record: record.name))
+    new = Manifest(dataset, split, plan, seed, shard_bytes, dict(settings), shards)
     if old is None or replace(new, versions=old.versions, hash=old.hash) != old:
         storage.put(MANIFEST, new.encode())
     return Manifest.load(storage)
@@ -159,22 +166,6 @@ def spread(plans: Sequence[Plan], shard_bytes: int, seed: int) -> list[tuple[Pla
     return [tuple(group) for group in groups if group]
 
 
-def _tasks(
-    groups: Sequence[tuple[Plan, ...]],
-    read: Read,
-    out: str,
-    content: Mapping[str, Json],
-    on_error: Literal["stop", "skip"],
-) -> list[ShardTask]:
-    tasks = []
-    for number, group in enumerate(groups):
-        name = f"{content['dataset']}-{content['split']}-{number:06d}-of-{len(groups):06d}.tar"
-        planned = [[plan.key, plan.num_bytes] for plan in group]
-        plan = _digest([FORMAT_VERSION, content, name, planned, on_error])
-        tasks.append(ShardTask(out, name, group, read, plan, on_error))
-    return tasks
-
-
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -192,44 +183,66 @@ def _old_manifest(storage: Storage, plan: str) -> Manifest | None:
     return old
 
 
-def build_shard(task: ShardTask, tick: Progress | None = None) -> ShardRecord:
+def build_shard(task: ShardTask) -> ShardRecord:
     """Write one shard and its index, or keep those that an earlier run finished.
 
     Args:
         task: The shard.
-        tick: Told after each video how many planned bytes and videos more are done.
 
     Raises:
         ShardError: If a video cannot be read or breaks the format, or the output cannot be written.
     """
     storage = Storage(task.out, stall=_UPLOAD_STALL)
-    tick = tick or (lambda num_bytes, num_videos: None)
     if kept := _finished(storage, task):
-        tick(sum(plan.num_bytes for plan in task.plans), len(task.plans))
         return kept
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return _write_shard(storage, task)
+        except VideoError:
+            raise
+        except ShardError:
+            if storage.local is not None:
+                raise
+        time.sleep(2**attempt)  # remote storage has bad moments
+    return _write_shard(storage, task)
+
+
+def _write_shard(storage: Storage, task: ShardTask) -> ShardRecord:
     index, skipped = IndexWriter(), []
     try:
         with storage.new_file(task.name) as file, ShardTar(file) as tar:
             for plan in task.plans:
                 try:
                     video, members = _read(task.read, plan.key)
-                except ShardError as error:
+                except VideoError as error:
                     if task.on_error == "stop":
                         raise
                     skipped.append(Skipped(plan.key, str(error)))
                 else:
                     index.add(video, tar.write(video.key, members))
-                tick(plan.num_bytes, 1)
     except OSError as error:
         raise ShardError(
             f"{storage}/{task.name}: cannot be written ({error.strerror or error}); make room and "
             f"run the same command again, finished shards are kept"
         ) from None
-    return _write_index(storage, task, tar, index, tuple(skipped))
+    record = ShardRecord(
+        name=task.name,
+        bytes=tar.output.bytes,
+        sha256=tar.output.sha256,
+        index=_index_name(task.name),
+        index_bytes=0,
+        index_sha256="",
+        counts=replace(index.counts, bytes=tar.output.bytes),
+        skipped=tuple(skipped),
+    )
+    told = {"plan": task.plan, "record": asdict(record)}  # so that a later run can check them
+    data = index.encode({"shards": dump_json(told).decode()})
+    storage.put(record.index, data)
+    return _describe(record, data)
 
 
 def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
-    """A video with its frames in memory, and its members; what is wrong with it is a ShardError."""
+    """A video with its frames in memory, and its members; what is wrong with it is a VideoError."""
     try:
         video = prepare_video(read(key))
         if video.key != key:
@@ -237,105 +250,11 @@ def _read(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
         return video, list(encode_video(video))
     except (OSError, ValueError) as error:
         named = "" if f"{key!r}" in str(error) else f"video {key!r}: "
-        raise ShardError(f"{named}{error}") from error
-
-
-class ShardTar:
-    """A tar whose bytes depend on its members alone, written by `webdataset.TarWriter`.
-
-    Args:
-        file: Where it goes.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        from webdataset import TarWriter  # imports torch: seconds
-
-        self.output = _Hashed(file)
-        self._tar = TarWriter(
-            self.output, user="root", group="root", mode=0o644, mtime=0, encoder=False
-        )
-        # plain headers, and a member in one piece instead of tarfile's many: twice as fast
-        tar = self._tar.tarstream
-        tar.format, tar.fileobj, tar.copybufsize = tarfile.USTAR_FORMAT, self.output, _PIECE
-        self._at = 0
-
-    def write(self, key: str, members: Sequence[tuple[str, bytes]]) -> list[Span]:
-        """Write a sample: its first member, then the others in the order of their names.
-
-        Args:
-            key: Of the sample.
-            members: Suffix and bytes of each.
-
-        Returns:
-            Where the bytes of each member lie.
-        """
-        for part in (members[:1], members[1:]):
-            self._tar.write({"__key__": key, **dict(part)})
-        self._tar.tarstream.members.clear()  # tarfile remembers every member: memory without end
-        spans = []
-        for _, data in members:
-            spans.append(Span(self._at + _BLOCK, len(data), google_crc32c.value(data)))
-            self._at += _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
-        assert self._at == self._tar.tarstream.offset, "every member has a header of one block"
-        return spans
-
-    def __enter__(self) -> ShardTar:
-        """Itself."""
-        return self
-
-    def __exit__(self, failure: object, *_: object) -> None:
-        """Write the end of the tar; after a failure it is of no use, but tarfile insists."""
-        with contextlib.suppress(OSError) if failure else contextlib.nullcontext():
-            self._tar.close()
-
-
-class _Hashed:
-    """A file that counts and hashes what is written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash, self.bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.bytes += len(data)
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def close(self) -> None:
-        """The file is closed by whoever opened it."""
-
-    @property
-    def sha256(self) -> str:
-        """Of everything so far, in hexadecimal."""
-        return self._hash.hexdigest()
+        raise VideoError(f"{named}{error}") from error
 
 
 def _index_name(tar: str) -> str:
     return tar.removesuffix(".tar") + ".parquet"
-
-
-def _write_index(
-    storage: Storage,
-    task: ShardTask,
-    tar: ShardTar,
-    index: IndexWriter,
-    skipped: tuple[Skipped, ...],
-) -> ShardRecord:
-    """Write a shard's index; it tells of plan and tar, so that a later run can check them."""
-    size, sha256 = tar.output.bytes, tar.output.sha256
-    record = ShardRecord(
-        name=task.name,
-        bytes=size,
-        sha256=sha256,
-        index=_index_name(task.name),
-        index_bytes=0,
-        index_sha256="",
-        counts=replace(index.counts, bytes=size),
-        skipped=skipped,
-    )
-    told = {"plan": task.plan, "record": asdict(record)}
-    data = index.encode({"shards": dump_json(told).decode()})
-    storage.put(record.index, data)
-    return _describe(record, data)
 
 
 def _describe(record: ShardRecord, index: bytes) -> ShardRecord:

@@ -3,7 +3,7 @@
 import pytest
 from torchvision.ops import sigmoid_focal_loss
 
-from sgmg.boxes import cxcywh_to_xyxy, overlaps
+from sgmg.boxes import overlaps, to_xyxy
 from sgmg.losses import mask_terms
 from sgmg.matcher import dice_similarity
 from tests.golden.fixtures import blob, compare, hold, rand, randn
@@ -19,7 +19,7 @@ def seeds(cases):
 def test_overlaps(golden, seeds):
     want = golden("mod_small")
     rows, columns = want["iou"].shape
-    boxes = cxcywh_to_xyxy(rand(seeds["boxes"], 2, rows, 4) * 0.5 + 0.1)
+    boxes = to_xyxy(rand(seeds["boxes"], 2, rows, 4) * 0.5 + 0.1)
     iou, giou = overlaps(boxes[0, :, None], boxes[1, :columns])
     hold("box overlaps, focal and dice terms", TOLERANCE, compare(want["iou"], iou))
     hold("box overlaps, focal and dice terms", TOLERANCE, compare(want["giou"], giou))

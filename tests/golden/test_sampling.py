@@ -49,12 +49,12 @@ def test_where_clips_start(tables: dict[str, Any]) -> None:
     assert starts
     for name, expected in starts.items():
         length, num_frames = map(int, name.split("_"))
-        items = list_items([_Video(length)], [0], ClipSampling.youtube_vos(), num_frames)
+        items = list_items([_Video(length)], ClipSampling.youtube_vos(), num_frames)
         assert items.anchor.tolist() == expected
 
 
 class _Video:
-    expressions = (Expression("0", "the dog", ("1",)),)
+    expressions, shard = (Expression("0", "the dog", ("1",)),), 0
 
     def __init__(self, length: int) -> None:
         self.annotated = np.ones(length, bool)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocess.build_shards import main, sets_of
+from preprocess.build_shards import READERS, main
 from shards.index import ShardSet
 
 from .conftest import check_round_trip, jpeg, write
@@ -60,7 +60,7 @@ def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
     before = digest(tmp_path / "one")
     run(monkeypatch, "synthetic", "--root", tmp_path / "files", "--out", tmp_path / "one", *SMALL)
     assert digest(tmp_path / "one") == before
-    sets = {name: ShardSet.open(str(tmp_path / "one" / name)) for name in sets_of("synthetic")}
+    sets = {name: ShardSet.open(str(tmp_path / "one" / name)) for name in READERS["synthetic"]}
     assert {name: len(it) for name, it in sets.items()} == {
         "train": 5,
         "valid": 2,
@@ -110,7 +110,11 @@ def davis(tmp_path: Path) -> Path:
     [
         ("", ["--root", "nowhere"], r"--root nowhere is no folder"),
         ("", ["--split", "test"], r"ref-davis17 has no split test: it has train, val"),
-        ("", ["--workers", "0"], r"--workers and --shard-mb must be at least 1"),
+        ("", ["--workers", "0"], r"--workers must be 1 to 1024"),
+        ("", ["--quality", "101"], r"--quality must be 1 to 100"),
+        ("", ["--filter-leaks"], r"--filter-leaks is for refcoco, refcoco\+, refcocog only"),
+        ("", ["--address", "localhost:6379"], r"add --engine ray"),
+        ("", ["--engine", "ray", "--split", "val", "--address", "none:1"], r"published are 30"),
         ("", [], r"no Ref-DAVIS17 train below .*check --root"),
         ("", ["--split", "val"], r"has 1 videos, published are 30: .*--allow-partial"),
         ("valid", ["--split", "val"], r"no Ref-DAVIS17 val below"),
@@ -168,3 +172,14 @@ def test_synthetic_files_of_other_settings_are_kept(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["image-val"]
     with pytest.raises(SystemExit, match=r"holds shapes drawn with another seed"):
         run(monkeypatch, *build, "--synthetic.seed", "5")
+
+
+@pytest.mark.parametrize("source", sorted(READERS.keys() - {"synthetic"}))
+def test_a_folder_of_something_else_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "root").mkdir()
+    with pytest.raises(SystemExit, match=r"error: no .*check --root") as raised:
+        run(monkeypatch, source, "--root", tmp_path / "root", "--out", tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preprocess.ref_davis17 import ANNOTATORS, open_ref_davis17
-from shards.schema import ShardError
+from shards.schema import ShardError, prepare_video
 
 from .conftest import check_round_trip, jpeg, masks_of, write
 
@@ -202,11 +202,11 @@ def remove(name: str):
     [
         (break_text, r"Davis17_annot1.txt, line 1: expected <video>.*dogs-scale one dog"),
         (break_encoding, r"Davis17_annot1.txt is not utf-8"),
-        (break_mask, r"00000.png has 16x25 pixels, its frame 16x24"),
-        (break_png, r"00000.png is no readable PNG; download it again"),
+        (break_mask, r"frame '00000': mask of 16 x 25 pixels, the video has 16 x 24"),
+        (break_png, r"00000.png is no readable PNG .*; download it again"),
         (colour_mask, r"00000.png is a PNG of mode RGB"),
         (shorten_frame, r"00001.jpg is cut short"),
-        (resize_frame, r"00001.jpg has 16x25 pixels, expected are 16x24"),
+        (resize_frame, r"frame '00001': 16 x 25 pixels, the video has 16 x 24"),
         (no_frame, r"dogs-scale has no frames"),
         (remove("DAVIS/JPEGImages/dogs-scale"), r"no video dogs-scale: there is no folder"),
         (remove("DAVIS/Annotations_unsupervised"), r"no video dogs-scale.*Annotations_unsuperv"),
@@ -220,4 +220,4 @@ def test_what_is_broken_is_named(tmp_path: Path, harm, message: str) -> None:
     assert open_ref_davis17(root, "val").read("dogs-scale")
     harm(root)
     with pytest.raises(ShardError, match=message):
-        open_ref_davis17(root, "val").read("dogs-scale")
+        prepare_video(open_ref_davis17(root, "val").read("dogs-scale"))

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from preprocess.files import read_masks
 from preprocess.ref_youtube_vos import open_ref_youtube_vos
-from preprocess.source import read_masks
 from shards.schema import ShardError, decode_mask
 
 from .conftest import check_round_trip, jpeg, masks_of, write
@@ -188,7 +188,7 @@ def test_json_that_is_none_is_named(tmp_path: Path) -> None:
     )
 )
 def test_every_label_map_survives(tmp_path: Path, labels: np.ndarray) -> None:
-    masks = read_masks(write(tmp_path / "labels.png", labels), labels.shape)
+    masks = read_masks(write(tmp_path / "labels.png", labels))
     rebuilt = np.zeros_like(labels)
     for name, rle in masks.items():
         rebuilt[decode_mask(rle)] += np.uint8(int(name))

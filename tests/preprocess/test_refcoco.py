@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from preprocess.refcoco import PUBLISHED, REFS, SPLITS, open_refcoco, read_plain_pickle
-from shards.schema import ShardError, decode_mask
+from shards.schema import ShardError, decode_mask, prepare_video
 
 from .conftest import jpeg, masks_of, write
 
@@ -201,8 +201,8 @@ def test_refs_of_another_download_are_refused(tmp_path: Path, refs: Any) -> None
 def test_what_is_missing_or_of_the_wrong_size_is_named(tmp_path: Path) -> None:
     root = tree(tmp_path, [[4, 3, 11, 3, 11, 9]])
     write(root / "train2014/COCO_train2014_7.jpg", jpeg(12, 17))
-    with pytest.raises(ShardError, match="has 12x17 pixels, expected are 12x16"):
-        open_refcoco(root, "refcoco", "train").read("000000000007")
+    with pytest.raises(ShardError, match="12 x 17 pixels, the video has 12 x 16"):
+        prepare_video(open_refcoco(root, "refcoco", "train").read("000000000007"))
     (root / "train2014/COCO_train2014_7.jpg").unlink()
     with pytest.raises(ShardError, match=r"COCO_train2014_7.jpg: No such file"):
         open_refcoco(root, "refcoco", "train")

@@ -10,7 +10,7 @@ from torchvision.models.video.swin_transformer import (
 
 from sgmg import backbone as backbones
 from sgmg.backbone import KeptShiftAttention, Swin, TimmNetwork, build_backbone
-from sgmg.video_swin import WINDOW, SwinSize, VideoSwin, WindowAttention, from_kinetics
+from sgmg.video_swin import WINDOW, SwinSize, VideoSwin, WindowAttention
 
 TINY = SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8))
 
@@ -82,8 +82,9 @@ def test_unusable_names(name, message):
 
 
 def test_no_public_weights_is_said():
-    with pytest.raises(ValueError, match=r"motion_convnet.*no public weights"):
-        build_backbone("motion_convnet", pretrained=True)
+    for name in ("motion_convnet", "swin_l"):
+        with pytest.raises(ValueError, match=rf"{name}.*no public weights"):
+            build_backbone(name, pretrained=True)
 
 
 def test_timm_channels_last_becomes_channels_first():
@@ -118,7 +119,7 @@ def test_kinetics_weights_see_a_still_clip_alike():
     torch.manual_seed(0)
     kinetics = SwinTransformer3d([2, 4, 4], 16, [2] * 4, [1, 2, 4, 8], [8, 7, 7]).eval()
     network = VideoSwin(TINY).eval()
-    network.load_state_dict(from_kinetics(kinetics.state_dict()))
+    network.load_torchvision(kinetics.state_dict())
     still = frames(1, 1, 3, 64, 64).expand(-1, 4, -1, -1, -1)
     embed: PatchEmbed3d = kinetics.patch_embed
     want = embed(still.transpose(1, 2))

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -242,6 +244,6 @@ def test_a_text_model_is_needed():
 
 def test_settings_survive_a_dictionary():
     config = tiny_config()
-    assert SgMgConfig.from_dict(config.to_dict()) == config
+    assert SgMgConfig.from_dict(asdict(config)) == config
     with pytest.raises(ValueError, match=r"unknown network settings.*hiden"):
         SgMgConfig.from_dict({"hiden": 64})

@@ -18,7 +18,8 @@ PRESETS = {
 
 
 class Video:
-    def __init__(self, annotated: str, **visible: str) -> None:
+    def __init__(self, annotated: str, shard: int = 0, **visible: str) -> None:
+        self.shard = shard
         self.annotated = np.array([mark == "1" for mark in annotated])
         self.visible = {k: np.array([mark == "1" for mark in v]) for k, v in visible.items()}
         self.expressions = tuple(
@@ -72,22 +73,22 @@ def test_reversal_comes_as_often_as_published() -> None:
 
 
 def test_items_of_objects_that_are_seen() -> None:
-    video = Video("1101", a="0011", b="1000", c="0000")
-    every = list_items([video, video], [3, 4], ClipSampling.youtube_vos(), 2)
+    video, again = (Video("1101", shard, a="0011", b="1000", c="0000") for shard in (3, 4))
+    every = list_items([video, again], ClipSampling.youtube_vos(), 2)
     # "the dog" and "both" from frames 0 and 2; nothing for no object and for one never seen
     assert every.expression.tolist() == [0, 0, 1, 1] * 2
     assert every.anchor.tolist() == [0, 2] * 4
     assert every.video.tolist() == [0] * 4 + [1] * 4
     assert every.shard.tolist() == [3] * 4 + [4] * 4
     # frame 2 shows the dog but is not annotated
-    annotated = list_items([video], [0], ClipSampling.a2d(), 2)
+    annotated = list_items([video], ClipSampling.a2d(), 2)
     assert annotated.anchor.tolist() == [3, 0, 3]
-    first = list_items([video], [0], ClipSampling.image(), 1)
+    first = list_items([video], ClipSampling.image(), 1)
     assert first.anchor.tolist() == [0, 0]
 
 
 def test_an_object_seen_in_unannotated_frames_alone_offers_nothing() -> None:
-    assert len(list_items([Video("10", a="01")], [0], ClipSampling.davis(), 1)) == 0
+    assert len(list_items([Video("10", a="01")], ClipSampling.davis(), 1)) == 0
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])

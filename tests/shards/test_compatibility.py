@@ -160,3 +160,22 @@ def test_hugging_face_datasets_reads_videos_of_named_columns(built: Path, tmp_pa
         if video.frames[0].extension == "jpg":
             shown = [row[f"{position:06d}.jpg"] is not None for position in range(6)]
             assert sum(shown) == len(video.frames)
+
+
+@pytest.mark.skipif(
+    shutil.which("energon") is None,
+    reason="Megatron-Energon is not installed (pip install megatron-energon)",
+)
+def test_energon_prepares_a_copy(built: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(built, tmp_path / "copy"))
+    line = ["energon", "prepare", str(copy), "--non-interactive", "--num-workers", "1"]
+    line += ["--split-parts", r"train:toy-train-.*\.tar", "--sample-type", "CrudeWebdataset"]
+    subprocess.run(line, check=True, capture_output=True, timeout=300)
+    told = json.loads((copy / ".nv-meta/.info.json").read_text())
+    counts = {row.key: row.shard for row in ShardSet.open(str(built)).videos}
+    shards = ShardSet.open(str(built)).manifest.shards
+    assert told["shard_counts"] == {
+        shard.name: sum(it == number for it in counts.values())
+        for number, shard in enumerate(shards)
+    }
+    assert ShardSet.open(str(copy)).hash == ShardSet.open(str(built)).hash

@@ -15,8 +15,7 @@ from PIL import Image
 from shards import Batch, ClipLoader, Expression, Plan, ShardError, ShardSet, build_set
 from shards.augment import Augmentation
 from shards.clips import ClipSampling
-from shards.dali import DEVIATION, MEAN
-from shards.loader import _Producer
+from shards.dali import DEVIATION, MEAN, make_team
 from shards.record import Mirror, Record
 from shards.schema import Frame, decode_mask
 from shards.source import MAX_ATTEMPTS
@@ -201,7 +200,7 @@ def test_a_state_moves_with_what_was_taken_not_with_what_was_made(toy: str, load
     assert loader.state_dict()["position"] == 0
     next(stream)
     for _ in range(100):
-        if loader._producer._queue.full():
+        if all(made.done() for made in loader._ahead):
             break
         threading.Event().wait(0.05)
     assert loader.state_dict()["position"] == 4
@@ -304,11 +303,12 @@ def test_a_hidden_clip_is_replaced_by_rule(toy: str, loaders: Any) -> None:
     loader = loaders([toy])
     honest, refused = loader.source._try_item, []
 
-    def refuse(number: int, item: int, epoch: int, position: int, attempt: int) -> Any:
+    def refuse(number: int, item: int, at: tuple[int, int, int]) -> Any:
+        _, position, attempt = at
         if position == 1 and attempt < 2:
             refused.append(item)
             return None
-        return honest(number, item, epoch, position, attempt)
+        return honest(number, item, at)
 
     loader.source._try_item = refuse
     clips = [loader.source.clip(0, 1) for _ in range(2)]
@@ -331,25 +331,18 @@ def test_leaving_and_closing_end_all_threads(toy: str) -> None:
 
 
 def test_torch_works_alone_in_the_thread_that_makes_batches() -> None:
-    counts, started = [], threading.Event()
-
-    def values() -> Iterator[tuple[int, Batch]]:
-        started.wait()
+    def count() -> int:
         torch.zeros(1 << 18).mul_(2)  # the first work of a thread sets up its pool
-        counts.append(torch.get_num_threads())
-        yield 0, None  # type: ignore[misc]
+        return torch.get_num_threads()
 
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        producer = _Producer(values(), 1)
-        started.set()
-        list(producer)
-        producer.stop()
+        with make_team(1) as team:
+            assert team.submit(count).result() == 1
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
-    assert counts == [1]
 
 
 def test_a_set_without_targets_is_refused(tmp_path: Path) -> None:

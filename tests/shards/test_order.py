@@ -11,7 +11,6 @@ from shards.order import (
     Items,
     State,
     epoch_order,
-    evaluation_share,
     quotas,
     rank_slots,
 )
@@ -129,17 +128,6 @@ def test_ranks_that_cannot_share() -> None:
         rank_slots(0, 8, 0, 3)
     with pytest.raises(ValueError, match="rank 2"):
         rank_slots(0, 8, 2, 2)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(1, 80), min_size=1, max_size=30), st.integers(1, 9))
-def test_evaluation_sees_each_video_once(work: list[int], ranks: int) -> None:
-    shares = [evaluation_share(work, rank, ranks) for rank in range(ranks)]
-    assert [video for share in shares for video in share] == list(range(len(work)))
-    heaviest = max(sum(work[v] for v in share) for share in shares)
-    assert heaviest <= sum(work) / ranks + max(work)
-    with pytest.raises(ValueError, match="no rank"):
-        evaluation_share(work, ranks, ranks)
 
 
 def test_state_is_small_and_tied_to_its_stream() -> None:
