@@ -63,10 +63,9 @@ class SyntheticSettings:
         shapes: most shapes in a video or image, at least 2.
         seed: seed of everything.
         motion: share of the video expressions that need motion, about.
-        twins: probability that a further shape looks like an earlier one of its video; in images
-            half of it.
+        twins: probability that a further shape looks like an earlier one.
         image_side: share of the still train images that may be referred to by side; the others
-            teach looks, which small networks learn last.
+            teach looks.
     """
 
     train_videos: int = 1500
@@ -78,9 +77,9 @@ class SyntheticSettings:
     side: int = 160
     shapes: int = 3
     seed: int = 0
-    motion: float = 0.33
+    motion: float = 0.5
     twins: float = 0.3
-    image_side: float = 0.25
+    image_side: float = 0.75
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave no room to draw."""
@@ -167,11 +166,14 @@ def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, li
     """
     rng = scene_generator(settings.seed, split, index)
     frames = {"train": settings.num_frames, "valid": settings.valid_frames}.get(split, 1)
-    twins = settings.twins if frames > 1 else settings.twins / 2  # a side is all that tells them
     looks_only = split == "image" and rng.random() >= settings.image_side
     while True:
         scene = draw_scene(
-            rng, most=settings.shapes, num_frames=frames, side=settings.side, twins=twins
+            rng,
+            most=settings.shapes,
+            num_frames=frames,
+            side=settings.side,
+            twins=settings.twins,
         )
         referrals = draw_referrals(rng, scene, motion_share=settings.motion)
         if looks_only:
