@@ -49,8 +49,9 @@ class Augmentation:
         mirror_first: Mirror before the frame is resized and cropped, as published for A2D.
         distortion: Of colours; None: none.
         lower: Lower-case the expression and squeeze its blanks.
-        published_words: Swap left and right inside of other words too, as published ("bright"
-            becomes "bleft").
+        published: With what looks like oversights of the published code: left and right swap inside
+            of other words ("bright" becomes "bleft"), colours beyond 0 to 255 wrap around, and
+            a mirrored frame without the object has its empty box on the right.
     """
 
     short_sides: tuple[int, ...] = ()
@@ -64,7 +65,7 @@ class Augmentation:
     mirror_first: bool = False
     distortion: Distortion | None = None
     lower: bool = False
-    published_words: bool = False
+    published: bool = False
 
     @classmethod
     def video(cls) -> "Augmentation":
@@ -124,7 +125,8 @@ def draw_augmentation(
         draws: Where randomness comes from.
     """
     steps = draw_steps(augmentation, size, draws)
-    return Record(size, steps, draw_colours(augmentation, num_frames, draws))
+    colours = draw_colours(augmentation, num_frames, draws)
+    return Record(size, steps, colours, augmentation.published)
 
 
 def draw_steps(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:

@@ -173,7 +173,7 @@ class FrameDecoder:
         self._pipeline = self._output = None
 
 
-def recolour(frame: Tensor, colour: Colour) -> Tensor:
+def recolour(frame: Tensor, colour: Colour, *, wrap: bool = False) -> Tensor:
     """Distort one frame's colours, in place; its channels must be in their new order already.
 
     Contrast c and saturation s in HSV are together `c s x + c (1 - s) max(x)` with the maximum over
@@ -182,17 +182,20 @@ def recolour(frame: Tensor, colour: Colour) -> Tensor:
     Args:
         frame: `[3, h, w]` float32, grey levels 0 to 255.
         colour: What to do.
+        wrap: Let contrast and saturation wrap around, in whole grey levels, as published.
 
     Returns:
-        The frame, clipped to 0 to 255 (the published code wraps around), not rounded.
+        The frame, clipped to 0 to 255 and not rounded, unless it wraps.
     """
     if colour.brightness:
         frame.add_(colour.brightness).clamp_(0.0, 255.0)
     if colour.contrast != 1.0 or colour.saturation != 1.0:
         highest = torch.maximum(torch.maximum(frame[0], frame[1]), frame[2])
         highest.mul_(colour.contrast * (1.0 - colour.saturation))
-        frame.mul_(colour.contrast * colour.saturation).add_(highest).clamp_(0.0, 255.0)
-    return frame
+        frame.mul_(colour.contrast * colour.saturation).add_(highest)
+        if not wrap:
+            frame.clamp_(0.0, 255.0)
+    return frame.trunc_().remainder_(256.0) if wrap else frame
 
 
 class Collator:
@@ -237,7 +240,7 @@ class Collator:
             colour = record.colours[t] if record.colours else Colour()
             for channel, source in enumerate(colour.channels):
                 frame[channel].copy_(pixels[number][..., source])
-            recolour(frame, colour).sub_(mean).mul_(scale)
+            recolour(frame, colour, wrap=record.published).sub_(mean).mul_(scale)
 
         collections.deque(self._map(fill, range(len(records) * num_frames)), maxlen=0)
         return frames

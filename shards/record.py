@@ -68,11 +68,13 @@ class Record:
         source: Height and width of the frames before.
         steps: Changes of geometry, in order, the same for all frames.
         colours: One a frame; empty: none.
+        published: With the oversights that `Augmentation` names.
     """
 
     source: Size
     steps: tuple[Step, ...]
     colours: tuple[Colour, ...] = ()
+    published: bool = False
 
     @property
     def mirrored(self) -> bool:

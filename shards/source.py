@@ -266,7 +266,7 @@ class ClipSource:
         if self.augmentation.lower:
             text = " ".join(text.lower().split())
         if record.mirrored:
-            text = mirror_words(text, published=self.augmentation.published_words)
+            text = mirror_words(text, published=self.augmentation.published)
         return text
 
 
@@ -300,8 +300,8 @@ def target_boxes(
         record: What happens to them.
 
     Returns:
-        `[T, 4]` cxcywh normalised, zeros where not visible, and `[T]` visible: the box has width
-        and height.
+        `[T, 4]` cxcywh normalised, zeros where not visible (published and mirrored: 1, 0, 0, 0),
+        and `[T]` visible: the box has width and height.
     """
     found = [mask_box(mask) for mask in masks]
     corners = np.array([box or (0, 0, 0, 0) for box in found], np.float32)
@@ -311,4 +311,6 @@ def target_boxes(
     height, width = record.size
     centred = np.concatenate([(low + high) / 2, high - low], axis=1)
     centred /= np.array([width, height, width, height], np.float32)
-    return np.where(visible[:, None], centred, np.float32(0)), visible
+    absent = np.zeros(4, np.float32)
+    absent[0] = record.published and record.mirrored
+    return np.where(visible[:, None], centred, absent), visible

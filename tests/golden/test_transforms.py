@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,9 @@ def test_colours(clip: Clip) -> None:
             assert inside.mean() > 0.3
             off = np.abs(np.floor(found) - wanted)[inside]
             hold("transforms, colours in grey levels", 1.5, off.max(), name)
+            wrapped = recolour(channels.float(), colour, wrap=True).permute(1, 2, 0).numpy()
+            off = np.abs((wrapped - wanted + 128) % 256 - 128)  # 255 and 0 are neighbours
+            hold("transforms, published colours in grey levels", 1.5, off.max(), name)
 
 
 def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
@@ -203,6 +206,9 @@ def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
         boxes, visible = target_boxes(masks, record)
         assert visible.tolist() == [bool(v) for v in row["valid"]]
         np.testing.assert_allclose(boxes[visible], np.array(row["boxes"])[visible], atol=1e-6)
+        assert not boxes[~visible].any()
+        published, _ = target_boxes(masks, replace(record, published=True))
+        np.testing.assert_allclose(published, row["boxes"], atol=1e-6)
         rows, columns = gather_maps(record)
         assert masks[:, rows][:, :, columns].sum((1, 2)).tolist() == row["mask_area"]
         words = mirror_words("left dog") if record.mirrored else "left dog"
