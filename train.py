@@ -135,7 +135,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         Recipe(
             model=TINY,
             data=dataclasses.replace(TINY_DATA, style="synthetic-image", num_frames=1),
-            optim=dataclasses.replace(TINY_OPTIM, steps=700, schedule="constant"),
+            optim=dataclasses.replace(TINY_OPTIM, steps=800, schedule="constant"),
         ),
     ),
     "synthetic": (

@@ -51,7 +51,7 @@ SHAPES = {
     "triangle": _of_unit_circle(_ring(1.0, 1.0, 1.0, turn=1.5)),
     "cross": _of_unit_circle(np.concatenate([_HALF_CROSS, -_HALF_CROSS])),
 }
-SIZES = {"small": (0.10, 0.11), "large": (0.15, 0.17)}  # radius over the frame's side
+SIZES = {"small": (0.08, 0.09), "large": (0.13, 0.15)}  # radius over the frame's side
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 SIDES = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}  # axis, sign
 SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}

@@ -72,7 +72,7 @@ def test_an_expression_is_true_of_its_shape_alone_and_its_kind_is_needed(split: 
 def test_the_shares_of_kinds_and_the_vocabulary_are_as_wanted() -> None:
     everything = [(scene, it) for scene, referrals in scenes("train", 400) for it in referrals]
     kinds = Counter(it.kind for _, it in everything)
-    assert 0.32 < kinds["motion"] / len(everything) < 0.42
+    assert 0.40 < kinds["motion"] / len(everything) < 0.50
     assert min(kinds["appearance"], kinds["side"]) / len(everything) > 0.20
     assert len(everything) > 4 * 400
     assert len({word for _, it in everything for word in it.text.split()}) <= 40
