@@ -145,9 +145,9 @@ class Storage:
         members = self._ranges(name, spans, gap)
         for index, span in enumerate(spans):
             for left in reversed(range(_REFETCHES + 1)):
-                if google_crc32c.value(members[index]) == span.crc32c:
-                    break
                 short = len(members[index]) < span.size
+                if not short and google_crc32c.value(members[index]) == span.crc32c:
+                    break
                 wrong = "are cut short" if short else "have a wrong checksum"
                 what = f"{self}/{name}: the {span.size} bytes at {span.offset} {wrong}"
                 if not left:

@@ -47,7 +47,7 @@ def test_workers_change_no_byte_and_a_second_run_nothing(root: Path, tmp_path: P
 
 def test_other_settings_or_strange_files_are_never_overwritten(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"drawn with another seed, motion: .*delete"):
-        write_synthetic(root, SyntheticSettings(**(vars(SMALL) | {"seed": 1, "motion": 0.5})))
+        write_synthetic(root, SyntheticSettings(**(vars(SMALL) | {"seed": 1, "motion": 0.25})))
     (tmp_path / "coco").mkdir()
     with pytest.raises(ValueError, match=r"coco exists but .*synthetic.json does not"):
         write_synthetic(tmp_path, SMALL)
