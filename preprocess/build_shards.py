@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ from preprocess.source import Source
 from preprocess.synthetic import SyntheticSettings, is_written, write_synthetic
 from shards.ray_engine import on_ray
 from shards.schema import Json, ShardError
-from shards.writer import build_set
+from shards.writer import Plan, build_set
 
 Opener = Callable[..., Source]
 Videos = Literal["ref-davis17", "ref-youtube-vos", "a2d-sentences", "jhmdb-sentences", "mevis"]
@@ -197,10 +198,11 @@ def write_set(source: Source, out: str, told: Mapping[str, Json], settings: Buil
         print(f"{title}: {note}")
     total = sum(plan.num_bytes for plan in source.plans)
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
+        number = count(1)
 
-        def show(done_bytes: int, done_videos: int) -> None:
-            bar.set_postfix_str(f"{done_videos}/{len(source.plans)} videos", refresh=False)
-            bar.update(done_bytes - bar.n)
+        def show(plan: Plan) -> None:
+            bar.set_postfix_str(f"{next(number)}/{len(source.plans)} videos", refresh=False)
+            bar.update(plan.num_bytes)
 
         on_cluster = settings.engine == "ray"
         manifest = build_set(

@@ -1,8 +1,8 @@
 """Scenes of moving coloured shapes, the expressions that single one out, and their drawing.
 
-A scene is drawn so that language is needed: shapes come as twins (equal in look) or share
-colour or kind, and an expression is kept only if it is true of exactly one shape. Its kind says
-what it takes:
+A scene is drawn so that language is needed: shapes have few looks, some are twins (equal in
+look), and an expression is kept only if it is true of exactly one shape. Its kind says what it
+takes:
 
 - ``appearance``: size, colour and shape words alone name one shape;
 - ``side``: without "on the left" (right, top, bottom) two shapes would fit; the others are in
@@ -114,7 +114,7 @@ def draw_scene(
         most: largest number of shapes.
         num_frames: length in frames; with 1 every shape is still.
         side: height and width in pixels.
-        twins: probability that a further shape looks like the one before it.
+        twins: probability that a further shape looks like an earlier one.
     """
     while True:
         looks = _draw_looks(rng, count=int(rng.integers(2, most + 1)), twins=twins)

@@ -25,8 +25,8 @@ class SgMgConfig:
         coordinate_scale: factor on the pixel coordinates that patch kernels see beside features of
             unit size; published as 1. The demo's small network uses 0.02.
         identity_start: start as a network that passes features through: spectral filters add
-            nothing and pixels are multiplied by nearly 1. The published start is random; from
-            nothing, this one learns what words mean in a fraction of the updates.
+            nothing and pixels are multiplied by nearly 1. The published start is random; this
+            one suits training from nothing.
         dropout: rate inside transformer and text projections.
         drop_path: stochastic depth of the backbone.
         freeze_text: keep the text model's weights (not its projections) fixed.

@@ -8,7 +8,7 @@ are checked and kept.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -33,7 +33,6 @@ _UPLOAD_STALL = 120.0
 _ATTEMPTS = 3
 
 Read = Callable[[str], Video]
-Progress = Callable[[int, int], None]
 
 
 class VideoError(ShardError):
@@ -76,6 +75,7 @@ class ShardTask:
 
 
 Runner = Callable[[Callable[..., ShardRecord], Sequence[ShardTask]], Iterable[ShardRecord]]
+Progress = Callable[[Plan], object]
 
 
 def build_set(  # noqa: PLR0913  (a set is told by this much)
@@ -90,7 +90,7 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
     seed: int = 0,
     workers: int = 1,
     on_error: Literal["stop", "skip"] = "stop",
-    progress: Progress | None = None,
+    progress: Progress = lambda plan: None,
     runner: Runner | None = None,
 ) -> Manifest:
     """Write a shard set and commit it; run again after a kill, it goes on.
@@ -106,7 +106,7 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
         seed: Of the spread of videos over shards.
         workers: Processes; the bytes are the same for every number.
         on_error: "stop", or "skip" and list a video whose reading raises ValueError or OSError.
-        progress: Told after each shard how many of the planned bytes and of the videos are done.
+        progress: Told each plan when it is done, by several workers or a runner when its shard is.
         runner: Something else than local processes to run the tasks on, such as a cluster.
 
     Raises:
@@ -124,20 +124,28 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
     plan = _digest([task.plan for task in tasks])
     old = _old_manifest(storage, plan)
     storage.sweep(f"{name}-")
-    if runner is None:
-        runner = partial(in_processes, workers=workers) if workers > 1 else map
-    planned, records, done = {task.name: task.plans for task in tasks}, [], (0, 0)
-    for record in runner(build_shard, tasks):
-        records.append(record)
-        its = planned[record.name]
-        done = done[0] + sum(it.num_bytes for it in its), done[1] + len(its)
-        if progress:
-            progress(*done)
+    if runner is None and workers > 1:
+        runner = partial(in_processes, workers=workers)
+    records = _records(tasks, progress, runner)
     shards = tuple(sorted(records, key=lambda record: record.name))
     new = Manifest(dataset, split, plan, seed, shard_bytes, dict(settings), shards)
     if old is None or replace(new, versions=old.versions, hash=old.hash) != old:
         storage.put(MANIFEST, new.encode())
     return Manifest.load(storage)
+
+
+def _records(
+    tasks: Sequence[ShardTask], progress: Progress, runner: Runner | None
+) -> Iterator[ShardRecord]:
+    """Build the shards, here or by the runner; their records in any order."""
+    if runner is None:
+        yield from (build_shard(task, progress) for task in tasks)
+        return
+    planned = {task.name: task.plans for task in tasks}
+    for record in runner(build_shard, tasks):
+        for plan in planned[record.name]:
+            progress(plan)
+        yield record
 
 
 def spread(plans: Sequence[Plan], shard_bytes: int, seed: int) -> list[tuple[Plan, ...]]:
@@ -183,31 +191,34 @@ def _old_manifest(storage: Storage, plan: str) -> Manifest | None:
     return old
 
 
-def build_shard(task: ShardTask) -> ShardRecord:
+def build_shard(task: ShardTask, progress: Progress = lambda plan: None) -> ShardRecord:
     """Write one shard and its index, or keep those that an earlier run finished.
 
     Args:
         task: The shard.
+        progress: Told each plan when it is done; once more if a remote shard is written again.
 
     Raises:
         ShardError: If a video cannot be read or breaks the format, or the output cannot be written.
     """
     storage = Storage(task.out, stall=_UPLOAD_STALL)
     if kept := _finished(storage, task):
+        for plan in task.plans:
+            progress(plan)
         return kept
     for attempt in range(1, _ATTEMPTS):
         try:
-            return _write_shard(storage, task)
+            return _write_shard(storage, task, progress)
         except VideoError:
             raise
         except ShardError:
             if storage.local is not None:
                 raise
         time.sleep(2**attempt)  # remote storage has bad moments
-    return _write_shard(storage, task)
+    return _write_shard(storage, task, progress)
 
 
-def _write_shard(storage: Storage, task: ShardTask) -> ShardRecord:
+def _write_shard(storage: Storage, task: ShardTask, progress: Progress) -> ShardRecord:
     index, skipped = IndexWriter(), []
     try:
         with storage.new_file(task.name) as file, ShardTar(file) as tar:
@@ -220,6 +231,7 @@ def _write_shard(storage: Storage, task: ShardTask) -> ShardRecord:
                     skipped.append(Skipped(plan.key, str(error)))
                 else:
                     index.add(video, tar.write(video.key, members))
+                progress(plan)
     except OSError as error:
         raise ShardError(
             f"{storage}/{task.name}: cannot be written ({error.strerror or error}); make room and "

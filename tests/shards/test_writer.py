@@ -1,3 +1,4 @@
+import bisect
 import hashlib
 import io
 import itertools
@@ -71,12 +72,12 @@ def test_equal_input_gives_equal_bytes_for_every_order_and_worker_count(
     expected = files_of(built)
     build_toy(tmp_path / "reversed", toy_keys()[::-1])
     assert files_of(tmp_path / "reversed") == expected
-    told: list[tuple[int, int]] = []
     for workers in (2, 4):
         out = tmp_path / str(workers)
-        build_toy(out, workers=workers, progress=lambda *done: told.append(done))
+        told: list[Plan] = []
+        build_toy(out, workers=workers, progress=told.append)
         assert files_of(out) == expected
-        assert told[-1] == (9 * 15_000, 9)
+        assert sorted(plan.key for plan in told) == toy_keys()
 
 
 def test_another_engine_gives_equal_bytes(built: Path, tmp_path: Path) -> None:
@@ -87,11 +88,21 @@ def test_another_engine_gives_equal_bytes(built: Path, tmp_path: Path) -> None:
     assert files_of(tmp_path) == files_of(built)
 
 
-def test_progress_counts_planned_bytes_and_videos(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    manifest = build_toy(tmp_path, progress=lambda *done: told.append(done))
-    videos = itertools.accumulate(shard.counts.videos for shard in manifest.shards)
-    assert told == [(number * 15_000, number) for number in videos]
+def test_progress_is_told_each_video_when_it_is_written(tmp_path: Path) -> None:
+    told: list[tuple[Plan, int]] = []
+
+    def count(plan: Plan) -> None:
+        told.append((plan, sum(shard.suffix == ".tar" for shard in tmp_path.iterdir())))
+
+    manifest = build_toy(tmp_path, progress=count)
+    finished = list(itertools.accumulate(shard.counts.videos for shard in manifest.shards))
+    assert sorted(plan.key for plan, _ in told) == toy_keys()
+    assert [shards for _, shards in told] == [
+        bisect.bisect_right(finished, number) for number in range(len(told))
+    ]
+    again: list[Plan] = []
+    build_toy(tmp_path, progress=again.append)  # finished shards count, too
+    assert again == [plan for plan, _ in told]
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"settings": {"a": 2}}, {"shard_bytes": 90_000}])
