@@ -272,7 +272,8 @@ def build_optimizer(
     optim = recipe.optim
     scale = recipe.data.batch_size / optim.reference_batch
     rates = {name: scale * getattr(optim, name) for name in ("lr", "backbone_lr", "text_lr")}
-    optimizer = torch.optim.AdamW(parameter_groups(model, **rates, weight_decay=optim.weight_decay))
+    groups = parameter_groups(model, **rates, weight_decay=optim.weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     if optim.schedule == "step":
         return optimizer, step_decay(optimizer, [epoch * drop for drop in optim.drops])
     floor = 0.02 if optim.schedule == "cosine" else 1.0

@@ -171,7 +171,10 @@ def _plot(spread: dict[str, np.ndarray], path: Path) -> None:
 
     figure = Figure(figsize=(4 * len(spread), 3), layout="constrained")
     for axes, (name, values) in zip(figure.subplots(1, len(spread)), spread.items(), strict=True):
-        axes.hist(values, bins=min(40, int(values.max(initial=1))))
+        least, most = int(values.min(initial=1)), int(values.max(initial=1))
+        width = (most - least) // 40 + 1  # whole numbers a bar
+        axes.hist(values, bins=np.arange(least, most + width + 1, width) - 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(name)
     figure.savefig(path)
     print(f"wrote {path}")
