@@ -7,7 +7,7 @@ Below the root (or ``a2d_sentences/`` in it): ``Release/videoset.csv``,
 decoded and stored as JPEG; frames count from 1. An object's id is its instance's number.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,8 @@ import numpy as np
 from PIL import Image
 
 from preprocess import files
-from preprocess.source import Source, encode_jpeg, expression
+from preprocess.source import Listed, Reader, Source, encode_jpeg, expression
 from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
-from shards.writer import Plan
 
 SPLITS = ("train", "test")
 PUBLISHED = {"train": (3017, 5359), "test": (737, 1295)}  # after the drops
@@ -31,20 +30,20 @@ MAX_PIXELS = 1 << 30  # of one frame's masks: more is a damaged file
 
 
 @dataclass(frozen=True)
-class A2dVideos:
+class A2dVideos(Reader):
     """Videos by key.
 
     Args:
-        split: name of the split.
         base: the folder ``a2d_sentences``.
-        expressions: what is said about each video, by its name.
         quality: of the JPEG frames.
     """
 
-    split: str
     base: Path
-    expressions: Mapping[str, tuple[Expression, ...]]
     quality: int
+
+    def files(self, key: str) -> tuple[Path]:
+        """Return the file of a video."""
+        return (self.base / f"Release/CLIPS320/{self.videos[key].name}.mp4",)
 
     def read(self, key: str) -> Video:
         """Decode a video and read its masks.
@@ -52,9 +51,8 @@ class A2dVideos:
         Raises:
             ShardError: a file is missing or broken, or masks and video do not fit.
         """
-        name = key.removeprefix("v_")
-        path = self.base / f"Release/CLIPS320/{name}.mp4"
-        folder = files.first_folder(f"masks of video {name}", self.base / MASKS / name)
+        listed, (path,) = self.videos[key], self.files(key)
+        folder = files.video_folder("masks", listed.name, [self.base / MASKS])
         masks = {it.stem: read_instances(it) for it in sorted(folder.glob("*.h5"))}
         frames = [
             Frame(f"{number:05d}", encode_jpeg(it, self.quality), "jpg", masks.get(f"{number:05d}"))
@@ -68,13 +66,9 @@ class A2dVideos:
         if not masks:
             raise ShardError(f"{folder} has no .h5 file; complete the download")
         some = next(rle for it in masks.values() for rle in it.values())
-        said = self.expressions[name]
-        named = {number for it in said for number in it.objects}
+        named = {number for it in listed.expressions for number in it.objects}
         numbers = sorted(named.union(*masks.values()), key=int)
-        size = (some.height, some.width)
-        return Video(
-            key, "a2d-sentences", self.split, name, *size, frames, dict.fromkeys(numbers, ""), said
-        )
+        return self.video(key, (some.height, some.width), frames, dict.fromkeys(numbers, ""))
 
 
 def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Source:
@@ -88,9 +82,7 @@ def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Sou
     Raises:
         ShardError: a file is missing or broken.
     """
-    base = files.first_folder(
-        "A2D-Sentences", root / "text_annotations", root / "a2d_sentences/text_annotations"
-    ).parent
+    base = files.data_folder("A2D-Sentences", root, "a2d_sentences", "text_annotations").parent
     wanted, num_videos = _videos_of(base / "Release/videoset.csv", split)
     missed = set(files.read_text(base / "text_annotations/a2d_missed_videos.txt").split())
     table = base / "text_annotations/a2d_annotation.txt"
@@ -105,20 +97,15 @@ def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Sou
         if instance != COPY and video not in missed and video in wanted:
             its = said.setdefault(video, [])
             its.append(expression(len(its), text, instance))
-    notes = [
+    notes = (
         f"of all {num_videos} videos {len(missed)} that the missed list names are left out",
         f"of all {len(rows)} sentences {len(copies)} about instance {COPY!r} are left out",
-    ]
-    reader = A2dVideos(split, base, {name: tuple(it) for name, it in said.items()}, quality)
-    videos = [(name, base / f"Release/CLIPS320/{name}.mp4") for name in said]
-    return Source(
-        dataset="a2d-sentences",
-        split=split,
-        plans=tuple(Plan(f"v_{name}", GROWTH * files.file_size(path)) for name, path in videos),
-        read=reader.read,
-        num_expressions=sum(map(len, said.values())),
-        published=PUBLISHED[split],
-        notes=tuple(notes),
+    )
+    videos = {f"v_{name}": Listed(name, (), {}, tuple(its)) for name, its in said.items()}
+    return A2dVideos("a2d-sentences", split, videos, base, quality).source(
+        PUBLISHED[split],
+        GROWTH,
+        notes=notes,
         lists=(
             ("rows in videoset.csv", num_videos, 3782),
             ("rows in a2d_annotation.txt", len(rows), 6655),

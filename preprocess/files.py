@@ -1,7 +1,7 @@
 """The official files, opened so that what is missing or broken is said by name, in one line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -46,6 +46,16 @@ def first_folder(what: str, *candidates: Path) -> Path:
             return folder
     tried = " nor ".join(str(folder) for folder in candidates)
     raise ShardError(f"no {what}: there is no folder {tried}; check --root")
+
+
+def data_folder(what: str, root: Path, name: str, inside: str) -> Path:
+    """Return a folder below a data set's own one, `name`, be the root that or the one above it."""
+    return first_folder(what, root / inside, root / name / inside)
+
+
+def video_folder(what: str, video: str, trees: Iterable[Path]) -> Path:
+    """Return a video's folder in the first of some folders that has one, as `first_folder` does."""
+    return first_folder(f"{what} of video {video}", *(tree / video for tree in trees))
 
 
 def file_size(path: Path) -> int:

@@ -52,30 +52,18 @@ def write_ground_truth(manifest: Manifest, url: str, root: Path) -> list[str]:
     if listed is None and truth is None:
         return []
     rows: list[Json] = []
-    images: list[Json] = []
-    annotations: list[Json] = []
+    coco: dict[str, list[Json]] = {"images": [], "annotations": []}
+    coco["categories"] = [{"id": 1, "name": "object"}]
     for video, text, number, name, rle in samples(ShardSet.open(url)):
         image = f"v_{video.video_id}_f_{number}_i_{name}"
         code: dict[str, Any] = {"size": [rle.height, rle.width], "counts": rle.counts.decode()}
         rows.append([text, video.video_id, number, int(name)])
-        images.append({"id": image, "height": rle.height, "width": rle.width})
-        annotations.append(
-            {
-                "id": len(images),
-                "image_id": image,
-                "category_id": 1,
-                "segmentation": code,
-                "area": mask_area(rle),
-                "bbox": coco_mask.toBbox(code).tolist(),
-                "iscrowd": 0,
-            }
-        )
-    coco: dict[str, Json] = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "object"}],
-    }
-    files = [(name, content) for name, content in ((listed, rows), (truth, coco)) if name]
-    for name, content in files:
+        coco["images"].append({"id": image, "height": rle.height, "width": rle.width})
+        row: dict[str, Any] = {"id": len(coco["images"]), "image_id": image, "category_id": 1}
+        row |= {"segmentation": code, "area": mask_area(rle)}
+        row |= {"bbox": coco_mask.toBbox(code).tolist(), "iscrowd": 0}
+        coco["annotations"].append(row)
+    files = {name: content for name, content in ((listed, rows), (truth, coco)) if name}
+    for name, content in files.items():
         Storage(url.rpartition("/")[0]).put(name, dump_json(content))
-    return [name for name, _ in files]
+    return [*files]

@@ -9,7 +9,6 @@ The one object is "1", its category the action. Frames count from 1.
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,9 +18,8 @@ import numpy as np
 from scipy.io import loadmat
 
 from preprocess import files
-from preprocess.source import Source, expression
-from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
-from shards.writer import Plan
+from preprocess.source import Listed, Reader, Source, expression
+from shards.schema import Frame, Rle, ShardError, Video, encode_mask
 
 SPLITS = ("test",)
 PUBLISHED = (928, 928)
@@ -31,31 +29,21 @@ _MASK = "./jhmdb_sentences/puppet_mask/{0}/{1}/puppet_mask.mat"
 
 
 @dataclass(frozen=True)
-class JhmdbVideo:
-    """A video: its name, action, the frames drawn for the benchmark and its one expression."""
-
-    name: str
-    action: str
-    drawn: frozenset[str]
-    said: Expression
-
-
-@dataclass(frozen=True)
-class JhmdbVideos:
-    """Videos by key, below the folder ``jhmdb_sentences``."""
+class JhmdbVideos(Reader):
+    """Videos by key, below the folder ``jhmdb_sentences``; the frames listed have masks."""
 
     base: Path
-    videos: Mapping[str, JhmdbVideo]
 
-    def frames(self, video: JhmdbVideo) -> list[Path]:
+    def files(self, key: str) -> list[Path]:
         """List a video's frames.
 
         Raises:
             ShardError: one that the metadata names is missing.
         """
-        folder = self.base / "Rename_Images" / video.action / video.name
+        video = self.videos[key]
+        folder = self.base / "Rename_Images" / video.objects["1"] / video.name
         paths = sorted(folder.glob("[0-9]*.png"))
-        if absent := video.drawn - {path.stem for path in paths}:
+        if absent := {*video.frames} - {path.stem for path in paths}:
             raise ShardError(f"{folder} has no frame {min(absent)}.png; complete the download")
         return paths
 
@@ -66,26 +54,16 @@ class JhmdbVideos:
             ShardError: a file is missing or broken.
         """
         video = self.videos[key]
-        mat = self.base / "puppet_mask" / video.action / video.name / "puppet_mask.mat"
+        mat = self.base / "puppet_mask" / video.objects["1"] / video.name / "puppet_mask.mat"
         masks, frames = read_puppet(mat), []
-        for path in self.frames(video):
+        for path in self.files(key):
             its: dict[str, Rle] | None = None
-            if path.stem in video.drawn:
+            if path.stem in video.frames:
                 if int(path.stem) > masks.shape[2]:  # some videos have fewer masks than frames
                     raise ShardError(f"{mat} has {masks.shape[2]} masks, none of {path.name}")
                 its = {"1": encode_mask(masks[:, :, int(path.stem) - 1])}
             frames.append(Frame(path.stem, files.read_png(path), "png", its))
-        return Video(
-            key=key,
-            dataset="jhmdb-sentences",
-            split="test",
-            video_id=video.name,
-            height=masks.shape[0],
-            width=masks.shape[1],
-            frames=frames,
-            objects={"1": video.action},
-            expressions=(video.said,),
-        )
+        return self.video(key, (masks.shape[0], masks.shape[1]), frames, video.objects)
 
 
 def open_jhmdb_sentences(root: Path, split: str = "test") -> Source:
@@ -98,9 +76,7 @@ def open_jhmdb_sentences(root: Path, split: str = "test") -> Source:
     Raises:
         ShardError: a file is missing or broken.
     """
-    images = files.first_folder(
-        "JHMDB-Sentences", root / "Rename_Images", root / "jhmdb_sentences/Rename_Images"
-    )
+    images = files.data_folder("JHMDB-Sentences", root, "jhmdb_sentences", "Rename_Images")
     path = images.parent / METADATA
     if not path.exists():
         raise ShardError(
@@ -122,21 +98,11 @@ def open_jhmdb_sentences(root: Path, split: str = "test") -> Source:
             drawn.setdefault(name, []).append(number)
             actions[name] = action
     videos = {
-        key_of(it): JhmdbVideo(it, actions[it], frozenset(drawn[it]), expression(0, queries[it], 1))
+        key_of(it): Listed(it, (*drawn[it],), {"1": actions[it]}, (expression(0, queries[it], 1),))
         for it in drawn
     }
-    reader = JhmdbVideos(images.parent, videos)
-    return Source(
-        dataset="jhmdb-sentences",
-        split=split,
-        plans=tuple(
-            Plan(key, sum(map(files.file_size, reader.frames(it)))) for key, it in videos.items()
-        ),
-        read=reader.read,
-        num_expressions=len(videos),
-        published=PUBLISHED,
-        lists=(("rows in the metadata", len(rows), 2784),),
-    )
+    reader = JhmdbVideos("jhmdb-sentences", split, videos, images.parent)
+    return reader.source(PUBLISHED, lists=(("rows in the metadata", len(rows), 2784),))
 
 
 def key_of(name: str) -> str:

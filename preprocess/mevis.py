@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-from preprocess.files import blaming, first_folder
+from preprocess.files import blaming, data_folder
 from preprocess.ref_youtube_vos import read_listing
-from preprocess.source import Source, VideoFolder, VideoFolders
+from preprocess.source import Source, VideoFolders
 from shards.schema import Rle, ShardError, Video
 
 SPLITS = ("train", "valid_u", "valid")
@@ -84,9 +84,7 @@ def open_mevis(root: Path, split: str) -> Source:
     Raises:
         ShardError: a file is missing or broken.
     """
-    images = first_folder(
-        f"MeViS {split} frames", root / split / "JPEGImages", root / "mevis" / split / "JPEGImages"
-    )
+    images = data_folder(f"MeViS {split} frames", root, "mevis", f"{split}/JPEGImages")
     base, notes = images.parent, []
     listed = read_listing(base / "meta_expressions.json", named="anno_id")
     masks: Path | None = base / "mask_dict.json"
@@ -101,14 +99,8 @@ def open_mevis(root: Path, split: str) -> Source:
                 f"{masks}: video {video} has expressions without masks "
                 f"(anno_id {', '.join(sorted(unknown)) or 'missing'}); download both lists again"
             )
-    videos = {
-        video: VideoFolder(
-            first_folder(f"frames of video {video}", images / video), None, **vars(it)
-        )
-        for video, it in listed.items()
-    }
-    reader = MevisVideos("mevis", split, videos, masks=masks, spans=spans)
-    return reader.source(PUBLISHED[split], notes)
+    reader = MevisVideos("mevis", split, listed, (images,), masks=masks, spans=spans)
+    return reader.source(PUBLISHED[split], notes=tuple(notes))
 
 
 def find_annotations(path: Path) -> dict[str, tuple[int, int]]:

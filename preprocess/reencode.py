@@ -1,6 +1,6 @@
 """Smaller frames, if somebody asks for them: shrunk to a longest side, or encoded anew as JPEG."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from preprocess.files import blaming
 from preprocess.source import encode_jpeg
-from shards.schema import Frame, Rle, Video, decode_mask, encode_mask, prepare_video
+from shards.schema import Frame, Video, decode_mask, encode_mask, prepare_video
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,17 @@ class Reencoded:
         if scale == 1 and not self.always:
             return video
         height, width = (max(1, round(scale * it)) for it in (video.height, video.width))
-        frames = [
-            replace(
-                frame,
-                image=self._image(key, frame, (width, height)),
-                extension="jpg",
-                masks=frame.masks and _shrink(frame.masks, (width, height)),
-            )
-            for frame in video.frames
-        ]
+        frames = [self._shrink(key, frame, (width, height)) for frame in video.frames]
         return replace(video, height=height, width=width, frames=frames)
 
-    def _image(self, key: str, frame: Frame, size: tuple[int, int]) -> bytes:
+    def _shrink(self, key: str, frame: Frame, size: tuple[int, int]) -> Frame:
+        """Resize a frame to `size`, width and height; of its masks take the nearest pixels."""
         with blaming(f"video {key!r}: frame {frame.name} cannot be decoded"):
             picture = Image.open(BytesIO(frame.image)).convert("RGB")
-            return encode_jpeg(picture.resize(size, Image.Resampling.LANCZOS), self.quality)
-
-
-def _shrink(masks: Mapping[str, Rle], size: tuple[int, int]) -> dict[str, Rle]:
-    """Take the nearest pixel of each mask; `size` is width and height."""
-    nearest = Image.Resampling.NEAREST
-    return {
-        name: encode_mask(np.asarray(Image.fromarray(decode_mask(rle)).resize(size, nearest)))
-        for name, rle in masks.items()
-    }
+            image = encode_jpeg(picture.resize(size, Image.Resampling.LANCZOS), self.quality)
+        nearest = Image.Resampling.NEAREST
+        masks = frame.masks and {
+            name: encode_mask(np.asarray(Image.fromarray(decode_mask(rle)).resize(size, nearest)))
+            for name, rle in frame.masks.items()
+        }
+        return replace(frame, image=image, extension="jpg", masks=masks)

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from preprocess.files import first_folder, read_json, read_text
+from preprocess.files import read_json, read_text, video_folder
 from preprocess.ref_youtube_vos import read_listing
-from preprocess.source import Source, VideoFolder, VideoFolders, expression
+from preprocess.source import Listed, Source, VideoFolders, expression
 from shards.schema import Expression, ShardError
 
 SPLITS = ("train", "val")
@@ -44,49 +44,49 @@ def open_ref_davis17(root: Path, split: str) -> Source:
     """
     for base in (root, root / "refer_davis", root.parent if root.name == "DAVIS" else root):
         if (base / "DAVIS").is_dir() and (base / "davis_text_annotations").is_dir():
-            videos, notes = _official(base, split)
+            tree, (videos, notes) = base / "DAVIS", _official(base, split)
+            masks = ["Annotations_unsupervised"]
             break
         if (base / _repacked_name(split) / "JPEGImages").is_dir():
-            videos, notes = _repacked(base, split)
+            tree, (videos, notes) = base / _repacked_name(split), _repacked(base, split)
+            # ``Annotations`` may hold a mere palette beside the other one
+            masks = ["Annotations_unsupervised", "Annotations"]
             break
     else:
         raise ShardError(
             f"no Ref-DAVIS17 {split} below {root}: expected DAVIS/ and davis_text_annotations/, "
             f"or {_repacked_name(split)}/JPEGImages; check --root"
         )
-    reader = VideoFolders("ref-davis17", split, videos, {VOID: "void"})
-    return reader.source(PUBLISHED[split], notes)
+    labels = tuple(place for name in masks for place in _places(tree / name))
+    images = _places(tree / "JPEGImages")
+    reader = VideoFolders("ref-davis17", split, videos, images, labels, {VOID: "void"})
+    return reader.source(PUBLISHED[split], notes=tuple(notes))
 
 
 def _repacked_name(split: str) -> str:
     return {"train": "train", "val": "valid"}[split]
 
 
-def _official(base: Path, split: str) -> tuple[dict[str, VideoFolder], list[str]]:
+def _places(tree: Path) -> tuple[Path, ...]:
+    """Return where the videos' folders may be."""
+    return tree / "480p", tree
+
+
+def _official(base: Path, split: str) -> tuple[dict[str, Listed], list[str]]:
     davis = base / "DAVIS"
     lines, notes = _read_lines(base / "davis_text_annotations")
     semantics = davis / "davis_semantics.json"
     categories = read_json(semantics) if semantics.exists() else {}
     videos = {}
     for video in read_text(davis / f"ImageSets/2017/{split}.txt").split():
-        images = _folder(davis / "JPEGImages", video)
-        objects = {it.objects[0]: "" for it in lines.get(video, ())}
-        objects |= categories.get(video, {})
-        videos[video] = VideoFolder(
-            images=images,
-            labels=_folder(davis / "Annotations_unsupervised", video),
-            frames=tuple(sorted(path.stem for path in images.glob("*.jpg"))),
-            objects=objects,
-            expressions=_number(lines.get(video, ())),
-        )
-    silent = [video for video, files in videos.items() if not files.expressions]
+        images = video_folder("frames", video, _places(davis / "JPEGImages"))
+        frames = tuple(sorted(path.stem for path in images.glob("*.jpg")))
+        objects = {it.objects[0]: "" for it in lines.get(video, ())} | categories.get(video, {})
+        videos[video] = Listed(video, frames, objects, _number(lines.get(video, ())))
+    silent = [video for video, it in videos.items() if not it.expressions]
     if silent:
         notes.append(f"no expressions for {', '.join(silent)}")
     return videos, notes
-
-
-def _folder(tree: Path, video: str) -> Path:
-    return first_folder(f"video {video}", tree / "480p" / video, tree / video)
 
 
 def _number(said: Iterable[Expression]) -> tuple[Expression, ...]:
@@ -120,7 +120,7 @@ def _read_lines(folder: Path) -> tuple[dict[str, list[Expression]], list[str]]:
     return lines, notes
 
 
-def _repacked(base: Path, split: str) -> tuple[dict[str, VideoFolder], list[str]]:
+def _repacked(base: Path, split: str) -> tuple[dict[str, Listed], list[str]]:
     name = _repacked_name(split)
     listed = read_listing(
         base / f"meta_expressions/{name}/meta_expressions.json", base / name / "meta.json"
@@ -129,17 +129,8 @@ def _repacked(base: Path, split: str) -> tuple[dict[str, VideoFolder], list[str]
     for video, it in listed.items():
         expressions, odd = _tag(it.expressions)
         notes += [f"{video}: {what}" for what in odd]
-        images = _folder(base / name / "JPEGImages", video)
-        labels = _labels_folder(base / name, video)
-        videos[video] = VideoFolder(images, labels, it.frames, it.objects, expressions)
+        videos[video] = replace(it, expressions=expressions)
     return videos, notes
-
-
-def _labels_folder(base: Path, video: str) -> Path:
-    """Return the masks' folder; ``Annotations`` may hold a mere palette beside the other one."""
-    trees = (base / "Annotations_unsupervised", base / "Annotations")
-    folders = [tree / part / video for tree in trees for part in ("480p", ".")]
-    return first_folder(f"masks of video {video}", *folders)
 
 
 def _tag(expressions: Iterable[Expression]) -> tuple[tuple[Expression, ...], list[str]]:

@@ -8,13 +8,12 @@ taken where it is: ``valid/Annotations``, ``valid/meta.json``, an ``obj_id`` wit
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.files import blaming, first_folder, read_json
-from preprocess.source import Source, VideoFolder, VideoFolders, expression
-from shards.schema import Expression, ShardError
+from preprocess.files import blaming, data_folder, first_folder, read_json
+from preprocess.source import Listed, Source, VideoFolders, expression
+from shards.schema import ShardError
 
 SPLITS = ("train", "valid")
 PUBLISHED = {"train": (3471, 12913), "valid": (202, 834)}
@@ -34,9 +33,7 @@ def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-
     Raises:
         ShardError: a file is missing or broken.
     """
-    lists = first_folder(
-        "Ref-YouTube-VOS", root / "meta_expressions", root / "refer_youtube_vos/meta_expressions"
-    )
+    lists = data_folder("Ref-YouTube-VOS", root, "refer_youtube_vos", "meta_expressions")
     base = lists.parent / split
     images = first_folder(f"{split} frames", base / "JPEGImages")
     with_meta = split == "train" or (base / "meta.json").exists()
@@ -54,40 +51,18 @@ def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-
         unscored = read_listing(lists / "test/meta_expressions.json").keys() & listed.keys()
         listed = {video: it for video, it in listed.items() if video not in unscored}
         notes.append(f"left out: {len(unscored)} videos that the test list names, too")
-    labels: Path | None = base / "Annotations"
-    if split == "valid" and not (base / "Annotations").is_dir():
-        labels = None
+    labels: tuple[Path, ...] = (base / "Annotations",)
+    if split == "valid" and not labels[0].is_dir():
+        labels = ()
         notes.append(f"no masks: there is no {base / 'Annotations'}")
-    videos = {
-        video: VideoFolder(
-            first_folder(f"frames of video {video}", images / video),
-            labels and first_folder(f"masks of video {video}", labels / video),
-            **vars(it),
-        )
-        for video, it in listed.items()
-    }
     published = PUBLISHED[split] if dataset == "ref-youtube-vos" else (None, None)
-    return VideoFolders(dataset, split, videos).source(published, notes)
-
-
-@dataclass(frozen=True)
-class ListedVideo:
-    """What the lists tell about a video.
-
-    Args:
-        frames: names of the frames in time order.
-        objects: object id to category, "" where not told.
-        expressions: without objects where the list does not tell.
-    """
-
-    frames: tuple[str, ...]
-    objects: Mapping[str, str]
-    expressions: tuple[Expression, ...]
+    reader = VideoFolders(dataset, split, listed, (images,), labels)
+    return reader.source(published, notes=tuple(notes))
 
 
 def read_listing(
     expressions: Path, meta: Path | None = None, *, named: str = "obj_id"
-) -> dict[str, ListedVideo]:
+) -> dict[str, Listed]:
     """Read ``meta_expressions.json`` and, for the objects' categories, ``meta.json``.
 
     Args:
@@ -104,11 +79,13 @@ def read_listing(
     for video, content in listed.items():
         with blaming(f"{files}: video {video!r} is not in the official form", "download again"):
             objects = described[video]["objects"] if meta else {}
-            videos[video] = _list_video(content, objects, named)
+            videos[video] = _list_video(video, content, objects, named)
     return videos
 
 
-def _list_video(content: Mapping[str, Any], objects: Mapping[str, Any], named: str) -> ListedVideo:
+def _list_video(
+    video: str, content: Mapping[str, Any], objects: Mapping[str, Any], named: str
+) -> Listed:
     expressions = tuple(
         expression(number, it["exp"], it.get(named), it.get("kind", ""))
         for number, it in content["expressions"].items()
@@ -117,11 +94,8 @@ def _list_video(content: Mapping[str, Any], objects: Mapping[str, Any], named: s
     categories |= {number: it["category"] for number, it in objects.items()}
     for number in categories:
         _checked(number, _NUMBER)
-    return ListedVideo(
-        frames=tuple(_checked(name, _NAME) for name in content["frames"]),
-        objects=categories,
-        expressions=expressions,
-    )
+    frames = tuple(_checked(name, _NAME) for name in content["frames"])
+    return Listed(video, frames, categories, expressions)
 
 
 def _checked(name: str, pattern: re.Pattern[str]) -> str:

@@ -19,9 +19,8 @@ from typing import Any, NoReturn
 from pycocotools import mask as coco_mask
 
 from preprocess import files
-from preprocess.source import Source, expression
+from preprocess.source import Listed, Reader, Source, expression
 from shards.schema import Expression, Frame, Rle, Video
-from shards.writer import Plan
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 PUBLISHED = {  # images, sentences
@@ -37,34 +36,28 @@ SPLITS = {name: tuple(splits) for name, splits in PUBLISHED.items()}
 
 
 @dataclass(frozen=True)
-class ReferredImage:
-    """An image and what is said about it.
+class ReferredImage(Listed):
+    """An image and what is said about it; its one frame is the name in the images' folder.
 
     Args:
-        file_name: name in the images' folder.
-        height: in pixels.
-        width: in pixels.
-        objects: annotation id to category.
+        size: height and width in pixels.
         outlines: annotation id to COCO's segmentation, as JSON: a tenth of the parsed size.
-        expressions: its sentences.
     """
 
-    file_name: str
-    height: int
-    width: int
-    objects: Mapping[str, str]
+    size: tuple[int, int]
     outlines: Mapping[str, bytes]
-    expressions: tuple[Expression, ...]
 
 
 @dataclass(frozen=True)
-class ReferredImages:
-    """Images by key."""
+class ReferredImages(Reader):
+    """Images by key, in a folder."""
 
-    dataset: str
-    split: str
+    videos: Mapping[str, ReferredImage]
     folder: Path
-    images: Mapping[str, ReferredImage]
+
+    def files(self, key: str) -> list[Path]:
+        """Return the file of an image."""
+        return [self.folder / name for name in self.videos[key].frames]
 
     def read(self, key: str) -> Video:
         """Read an image as a video of one frame.
@@ -72,22 +65,10 @@ class ReferredImages:
         Raises:
             ShardError: the image is missing or broken, or a mask cannot be drawn.
         """
-        it = self.images[key]
-        path = self.folder / it.file_name
+        it, (path,) = self.videos[key], self.files(key)
         image, _ = files.read_jpeg(path)
-        size = (it.height, it.width)
-        masks = {name: _mask(name, outline, size) for name, outline in it.outlines.items()}
-        return Video(
-            key=key,
-            dataset=self.dataset,
-            split=self.split,
-            video_id=str(int(key)),
-            height=it.height,
-            width=it.width,
-            frames=[Frame(name=path.stem, image=image, extension="jpg", masks=masks)],
-            objects=it.objects,
-            expressions=it.expressions,
-        )
+        masks = {name: _mask(name, outline, it.size) for name, outline in it.outlines.items()}
+        return self.video(key, it.size, [Frame(path.stem, image, "jpg", masks)], it.objects)
 
 
 def open_refcoco(
@@ -105,7 +86,7 @@ def open_refcoco(
     Raises:
         ShardError: a file is missing or broken.
     """
-    folder = files.first_folder("COCO images", root / "train2014", root / "coco/train2014")
+    folder = files.data_folder("COCO images", root, "coco", "train2014")
     base = folder.parent
     found = _converted_file(base, name, split)
     if found is None:
@@ -120,16 +101,9 @@ def open_refcoco(
             leaks |= {key: images[key] for key in held_out}
             notes.append(f"{len(held_out)} images are in val or test of {other}: left out")
         images = {key: it for key, it in images.items() if key not in leaks}
-    reader = ReferredImages(dataset or name.replace("+", "-plus"), split, folder, images)
-    return Source(
-        dataset=reader.dataset,
-        split=split,
-        plans=tuple(
-            Plan(key, files.file_size(folder / it.file_name)) for key, it in images.items()
-        ),
-        read=reader.read,
-        num_expressions=sum(len(it.expressions) for it in images.values()),
-        published=(None, None) if dataset else PUBLISHED[name][split],
+    reader = ReferredImages(dataset or name.replace("+", "-plus"), split, images, folder)
+    return reader.source(
+        (None, None) if dataset else PUBLISHED[name][split],
         notes=tuple(notes),
         left_out=(len(leaks), sum(len(it.expressions) for it in leaks.values())),
     )
@@ -173,12 +147,12 @@ def _gather(image_id: str, rows: Iterable[_Row]) -> dict[str, ReferredImage]:
         groups.setdefault(f"{row[0][image_id]:012d}", []).append(row)
     return {
         key: ReferredImage(
-            file_name=_plain(group[0][0]["file_name"]),  # in refs it carries an annotation's id
-            height=int(group[0][0]["height"]),
-            width=int(group[0][0]["width"]),
+            name=str(int(key)),
+            frames=(_plain(group[0][0]["file_name"]),),  # in refs it carries an annotation's id
             objects={object_id: category for _, object_id, category, _, _ in group},
-            outlines={object_id: outline for _, object_id, _, outline, _ in group},
             expressions=tuple(row[-1] for row in group),
+            size=(int(group[0][0]["height"]), int(group[0][0]["width"])),
+            outlines={object_id: outline for _, object_id, _, outline, _ in group},
         )
         for key, group in groups.items()
     }

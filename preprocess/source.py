@@ -1,9 +1,11 @@
 """What every reader gives: a source, listed but not yet read; and videos in folders of files."""
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -12,6 +14,7 @@ from shards.schema import Expression, Frame, ShardError, Video
 from shards.writer import Plan
 
 Published = int | tuple[int, ...] | None
+Counts = tuple[Published, Published]  # of videos, of expressions
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Source:
     plans: tuple[Plan, ...]
     read: Callable[[str], Video]
     num_expressions: int
-    published: tuple[Published, Published] = (None, None)
+    published: Counts = (None, None)
     notes: tuple[str, ...] = ()
     lists: tuple[tuple[str, int, int], ...] = ()
     left_out: tuple[int, int] = (0, 0)
@@ -60,59 +63,90 @@ class Source:
 
 
 @dataclass(frozen=True)
-class VideoFolder:
-    """A video whose frames, and label maps if any, are files in folders.
+class Listed:
+    """What the lists tell about a video.
 
     Args:
-        images: folder of ``<frame>.jpg``.
-        labels: folder of ``<frame>.png``, a pixel's value being its object's id; None: no masks.
-        frames: names of the frames in time order.
+        name: the data set's own.
+        frames: names of the frames in time order, or of those that matter.
         objects: object id to category, as far as the data set tells.
         expressions: what is said about the video.
     """
 
-    images: Path
-    labels: Path | None
+    name: str
     frames: tuple[str, ...]
     objects: Mapping[str, str]
     expressions: tuple[Expression, ...]
 
-    def num_bytes(self) -> int:
-        """Return the bytes of all frames; raises ShardError if one is missing."""
-        return sum(files.file_size(self.images / f"{name}.jpg") for name in self.frames)
-
 
 @dataclass(frozen=True)
-class VideoFolders:
-    """Videos by their key, which is also the official name.
+class Reader(ABC):
+    """The videos of a split by key: what all readers share. Picklable.
 
     Args:
         dataset: name in manifests and file names.
         split: name of the split.
-        videos: key to folders.
-        label_names: categories of special label values, such as 255 for void.
+        videos: key to what is listed.
     """
 
     dataset: str
     split: str
-    videos: Mapping[str, VideoFolder]
-    label_names: Mapping[str, str] = field(default_factory=dict)
+    videos: Mapping[str, Listed]
 
-    def source(self, published: tuple[Published, Published], notes: Iterable[str] = ()) -> Source:
+    @abstractmethod
+    def files(self, key: str) -> Iterable[Path]:
+        """Return the files whose bytes a video will take; raises ShardError if one is missing."""
+
+    @abstractmethod
+    def read(self, key: str) -> Video:
+        """Read a video; raises ShardError if a file of it is missing or broken."""
+
+    def video(
+        self, key: str, size: tuple[int, int], frames: Sequence[Frame], objects: Mapping[str, str]
+    ) -> Video:
+        """Put a video together; `size` is its height and width in pixels."""
+        it = self.videos[key]
+        return Video(key, self.dataset, self.split, it.name, *size, frames, objects, it.expressions)
+
+    def source(self, published: Counts, growth: int = 1, **rest: Any) -> Source:
         """Return the source of these videos.
 
+        Args:
+            published: as in `Source`.
+            growth: bytes in the shard for each byte of the files, about.
+            rest: of `Source`.
+
         Raises:
-            ShardError: a frame is missing.
+            ShardError: a file is missing.
         """
-        return Source(
-            dataset=self.dataset,
-            split=self.split,
-            plans=tuple(Plan(key, video.num_bytes()) for key, video in self.videos.items()),
-            read=self.read,
-            num_expressions=sum(len(video.expressions) for video in self.videos.values()),
-            published=published,
-            notes=tuple(notes),
+        plans = (
+            Plan(key, growth * sum(map(files.file_size, self.files(key)))) for key in self.videos
         )
+        said = sum(len(video.expressions) for video in self.videos.values())
+        return Source(self.dataset, self.split, tuple(plans), self.read, said, published, **rest)
+
+
+@dataclass(frozen=True)
+class VideoFolders(Reader):
+    """Videos in folders of frames ``<frame>.jpg``, their key being the official name.
+
+    Args:
+        images: folders that may hold a video's folder of frames.
+        labels: folders that may hold its folder of label maps ``<frame>.png``, a pixel's value
+            being its object's id; empty: no masks.
+        label_names: categories of special label values, such as 255 for void.
+    """
+
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...] = ()
+    label_names: Mapping[str, str] = field(default_factory=dict)
+
+    def files(self, key: str) -> list[Path]:
+        """Return the files of the frames; raises ShardError if a folder is missing."""
+        if self.labels:
+            files.video_folder("masks", key, self.labels)
+        images = files.video_folder("frames", key, self.images)
+        return [images / f"{name}.jpg" for name in self.videos[key].frames]
 
     def read(self, key: str) -> Video:
         """Read a video.
@@ -120,28 +154,20 @@ class VideoFolders:
         Raises:
             ShardError: a file is missing or broken.
         """
-        video, frames, sizes = self.videos[key], [], []
-        for name in video.frames:
-            image, size = files.read_jpeg(video.images / f"{name}.jpg")
-            labels = video.labels and video.labels / f"{name}.png"
-            masks = files.read_masks(labels) if labels and labels.exists() else None
-            frames.append(Frame(name, image, "jpg", masks))
+        listed, frames, sizes = self.videos[key], [], []
+        labels = files.video_folder("masks", key, self.labels) if self.labels else None
+        for path in self.files(key):
+            image, size = files.read_jpeg(path)
+            drawn = labels and labels / f"{path.stem}.png"
+            masks = files.read_masks(drawn) if drawn and drawn.exists() else None
+            frames.append(Frame(path.stem, image, "jpg", masks))
             sizes.append(size)
         if not frames:
             raise ShardError(f"video {key} has no frames: take it out of the list, or add them")
-        numbers = {number for frame in frames for number in frame.masks or ()}
-        names = {**self.label_names, **video.objects}
-        return Video(
-            key=key,
-            dataset=self.dataset,
-            split=self.split,
-            video_id=key,
-            height=sizes[0][0],
-            width=sizes[0][1],
-            frames=frames,
-            objects={it: names.get(it, "") for it in sorted(numbers | {*video.objects}, key=int)},
-            expressions=video.expressions,
-        )
+        names = {**self.label_names, **listed.objects}
+        numbers = {*listed.objects}.union(*(frame.masks or () for frame in frames))
+        objects = {number: names.get(number, "") for number in sorted(numbers, key=int)}
+        return self.video(key, sizes[0], frames, objects)
 
 
 def expression(number: object, text: object, object_id: object, kind: object = "") -> Expression:

@@ -208,8 +208,14 @@ def remove(name: str):
         (shorten_frame, r"00001.jpg is cut short"),
         (resize_frame, r"frame '00001': 16 x 25 pixels, the video has 16 x 24"),
         (no_frame, r"dogs-scale has no frames"),
-        (remove("DAVIS/JPEGImages/dogs-scale"), r"no video dogs-scale: there is no folder"),
-        (remove("DAVIS/Annotations_unsupervised"), r"no video dogs-scale.*Annotations_unsuperv"),
+        (
+            remove("DAVIS/JPEGImages/dogs-scale"),
+            r"no frames of video dogs-scale: there",
+        ),
+        (
+            remove("DAVIS/Annotations_unsupervised"),
+            r"no masks of video dogs-scale.*_unsupervised",
+        ),
         (remove("DAVIS/ImageSets/2017/val.txt"), r"val.txt: No such file.*; complete the download"),
         (remove("davis_text_annotations/Davis17_annot2.txt"), r"Davis17_annot2.txt: No such file"),
         (remove("davis_text_annotations"), r"no Ref-DAVIS17 val below .*check --root"),
