@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from shards.cache import ShardCache as ShardCache
 from shards.index import ShardSet as ShardSet
-from shards.index import VideoRow as VideoRow
-from shards.manifest import Manifest as Manifest
-from shards.schema import FORMAT_VERSION as FORMAT_VERSION
 from shards.schema import Expression as Expression
 from shards.schema import Frame as Frame
 from shards.schema import Rle as Rle

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import entry_points
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -37,19 +38,15 @@ def verify(url: Url, full: bool = False, root: Path | None = None) -> None:
     """
     shard_set = ShardSet.open(url)
     told, rows = shard_set.manifest.counts, shard_set.videos
-    found = {
-        "videos": len(rows),
-        "frames": int(rows.num_frames.sum()),
-        "expressions": int(rows.num_expressions.sum()),
-    }
+    frames, expressions = rows.num_frames.sum(), rows.num_expressions.sum()
+    found = {"videos": len(rows), "frames": frames, "expressions": expressions}
     damage = [
         f"{name}: the manifest tells of {asdict(told)[name]}, the indexes of {count}"
         for name, count in found.items()
         if count != asdict(told)[name]
     ]
     if full:
-        for number in range(len(shard_set.manifest.shards)):
-            damage += _damage(shard_set, number)
+        damage += _damage(shard_set)
     if root:
         damage += _differences(shard_set, root)
     if damage:
@@ -59,18 +56,18 @@ def verify(url: Url, full: bool = False, root: Path | None = None) -> None:
     print(f"{url}: whole, {len(shard_set.manifest.shards)} shards, {told.videos} videos ({how})")
 
 
-def _damage(shard_set: ShardSet, number: int) -> Iterator[str]:
-    """What is wrong with one shard: at most its checksum and its first bad video."""
-    shard = shard_set.manifest.shards[number]
-    try:
-        if sha256_of(shard_set.storage, shard.name) != shard.sha256:
-            yield f"{shard.name}: its SHA-256 is not that of the manifest; copy or build it again"
-        for video in shard_set.sequential([number]):
-            for frame in video.frames:
+def _damage(shard_set: ShardSet) -> Iterator[str]:
+    """What is wrong with each shard: at most its checksum and its first bad video."""
+    for number, shard in enumerate(shard_set.manifest.shards):
+        try:
+            if sha256_of(shard_set.storage, shard.name) != shard.sha256:
+                wrong = "its SHA-256 is not that of the manifest"
+                yield f"{shard.name}: {wrong}; copy or build it again"
+            for frame in chain.from_iterable(it.frames for it in shard_set.sequential([number])):
                 for rle in (frame.masks or {}).values():
                     mask_area(rle)
-    except ShardError as error:
-        yield str(error)
+        except ShardError as error:
+            yield str(error)
 
 
 def _differences(shard_set: ShardSet, root: Path) -> Iterator[str]:

@@ -132,10 +132,8 @@ def draw_augmentation(
 def draw_steps(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:
     """Decide the changes of geometry, the same for all frames of size (height, width)."""
     if augmentation.mirror_first:
-        mirror = _draw_mirror(augmentation, draws)
-        return mirror + _draw_size(augmentation, size, draws)
-    steps = _draw_size(augmentation, size, draws)
-    return steps + _draw_mirror(augmentation, draws)
+        return _draw_mirror(augmentation, draws) + _draw_size(augmentation, size, draws)
+    return _draw_size(augmentation, size, draws) + _draw_mirror(augmentation, draws)
 
 
 def draw_colours(augmentation: Augmentation, num_frames: int, draws: Draws) -> tuple[Colour, ...]:
@@ -157,9 +155,8 @@ def _draw_size(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[St
     if not augmentation.short_sides:
         return ()
     if draws.chance(1.0 - augmentation.crop):
-        return (
-            Resize(*resized(*size, draws.choice(augmentation.short_sides), augmentation.max_side)),
-        )
+        short = draws.choice(augmentation.short_sides)
+        return (Resize(*resized(*size, short, augmentation.max_side)),)
     before = Resize(*resized(*size, draws.choice(augmentation.crop_resize), None))
     smallest, largest = augmentation.crop_sides
     width = draws.integer(smallest, min(before.width, largest))

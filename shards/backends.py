@@ -1,5 +1,9 @@
 """The places behind `shards.storage`: a local folder, an object store, whatever fsspec knows.
 
+All have the same methods. A missing file raises FileNotFoundError; a range is shorter than asked
+for where the file ends; `commit` makes a local file appear under a name, whole or not at all, and
+may move it.
+
 Credentials come from the usual environment variables and profiles only.
 """
 
@@ -14,7 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -27,22 +31,6 @@ _FINAL = re.compile(r"status code: 4(?!08|29)\d\d")
 _BEYOND = re.compile(r"object was only|status code: 416")
 
 
-class Backend(Protocol):
-    """A place of named files; a missing one raises FileNotFoundError."""
-
-    def get(self, name: str) -> bytes:
-        """A whole file."""
-
-    def ranges(self, name: str, starts: list[int], ends: list[int]) -> Sequence[Any]:
-        """Bytes from each start to before each end; fewer if the file is shorter."""
-
-    def size(self, name: str) -> int:
-        """A file's bytes."""
-
-    def commit(self, path: Path, name: str) -> None:
-        """Make a local file appear under a name, whole or not at all; it may be moved."""
-
-
 def local_folder(url: str) -> Path | None:
     """The folder that a path or a `file://` URL names; None for other URLs."""
     parts = urlsplit(url)
@@ -51,7 +39,7 @@ def local_folder(url: str) -> Path | None:
     return None if "://" in url else Path(url).expanduser().absolute()
 
 
-def connect(url: str, stall: float, count: Count) -> Backend:
+def connect(url: str, stall: float, count: Count) -> "Folder | ObjectStore | Fsspec":
     """The backend of an address; `stall` in seconds without a byte ends a request.
 
     Args:
@@ -110,9 +98,8 @@ class ObjectStore:
             "connect_timeout": min(seconds, timedelta(seconds=5)),
             "read_timeout": seconds,
             "timeout": "1h",
+            "allow_http": "http://" in (url[:7], account.get("endpoint", "")[:7]),
         }
-        if url.startswith("http://") or account.get("endpoint", "").startswith("http://"):
-            options["allow_http"] = True
         retry: dict[str, Any] = {
             "max_retries": 8,
             "retry_timeout": timedelta(minutes=2),
@@ -258,7 +245,6 @@ def aws_profile() -> dict[str, Any]:
         "endpoint": endpoint or found.get("endpoint_url"),
     }
     if "AWS_ACCESS_KEY_ID" not in os.environ and "aws_access_key_id" in found:
-        account["access_key_id"] = found["aws_access_key_id"]
-        account["secret_access_key"] = found.get("aws_secret_access_key")
-        account["session_token"] = found.get("aws_session_token")
+        keys = ("access_key_id", "secret_access_key", "session_token")
+        account |= {name: found.get(f"aws_{name}") for name in keys}
     return {name: value for name, value in account.items() if value}

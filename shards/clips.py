@@ -140,9 +140,7 @@ def list_items(videos: Iterable[VideoRow], sampling: ClipSampling, num_frames: i
         length = len(video.annotated)
         for which, expression in enumerate(video.expressions):
             views = [video.visible[name] for name in expression.objects if name in video.visible]
-            seen = (
-                np.logical_or.reduce(views) & video.annotated if views else np.zeros(length, bool)
-            )
+            seen = np.logical_or.reduce([np.zeros(length, bool), *views]) & video.annotated
             if not seen.any():
                 continue
             if sampling.anchors == "annotated":

@@ -18,31 +18,22 @@ from shards.storage import Span
 _GROUP = 1024  # rows of a row group, and of a walk
 IntArray = npt.NDArray[np.int64]
 
-_SPAN = [("offset", pa.int64()), ("size", pa.int64()), ("crc32c", pa.uint32())]
-_OBJECT = [("id", pa.string()), ("category", pa.string()), ("visible", pa.list_(pa.bool_()))]
-_EXPRESSION = [
-    ("id", pa.string()),
-    ("text", pa.string()),
-    ("objects", pa.list_(pa.string())),
-    ("kind", pa.string()),
-]
-_FRAME = [
-    ("name", pa.string()),
-    ("extension", pa.string()),
-    ("image", pa.struct(_SPAN)),
-    ("masks", pa.struct(_SPAN)),
-]
+_TEXT = pa.string()
+_SPAN = pa.struct({"offset": pa.int64(), "size": pa.int64(), "crc32c": pa.uint32()})
+_OBJECT = {"id": _TEXT, "category": _TEXT, "visible": pa.list_(pa.bool_())}
+_EXPRESSION = {"id": _TEXT, "text": _TEXT, "objects": pa.list_(_TEXT), "kind": _TEXT}
+_FRAME = {"name": _TEXT, "extension": _TEXT, "image": _SPAN, "masks": _SPAN}
 SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("video_id", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("head", pa.struct(_SPAN)),
-        ("objects", pa.list_(pa.struct(_OBJECT))),
-        ("expressions", pa.list_(pa.struct(_EXPRESSION))),
-        ("frames", pa.list_(pa.struct(_FRAME))),
-    ]
+    {
+        "key": _TEXT,
+        "video_id": _TEXT,
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "head": _SPAN,
+        "objects": pa.list_(pa.struct(_OBJECT)),
+        "expressions": pa.list_(pa.struct(_EXPRESSION)),
+        "frames": pa.list_(pa.struct(_FRAME)),
+    }
 )
 
 
@@ -137,13 +128,9 @@ class IndexWriter:
             for frame in video.frames
         ]
         self._rows.append(row)
-        self.counts += Counts(
-            videos=1,
-            frames=len(video.frames),
-            annotated_frames=sum(frame.masks is not None for frame in video.frames),
-            objects=len(video.objects),
-            expressions=len(video.expressions),
-        )
+        annotated = sum(frame.masks is not None for frame in video.frames)
+        objects, expressions = len(video.objects), len(video.expressions)
+        self.counts += Counts(1, len(video.frames), annotated, objects, expressions)
         if len(self._rows) == _GROUP:
             self._pack()
 
@@ -278,5 +265,5 @@ def _unfold(lists: Any) -> tuple[IntArray, Any]:
 
 def _spans(structs: Any) -> IntArray:
     """Offset, size and CRC-32C, `[3, N]`; -1 where there is none."""
-    columns = [_numpy(structs.field(name)).astype(np.int64) for name, _ in _SPAN]
+    columns = [_numpy(structs.field(name)).astype(np.int64) for name in _SPAN.names]
     return np.where(_numpy(structs.is_null()), -1, np.stack(columns))

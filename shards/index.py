@@ -108,18 +108,11 @@ class ShardSet:
 
     def video(self, video: int) -> Video:
         """A whole video, in one range."""
-        row = self.videos[video]
-        return Video(
-            key=row.key,
-            dataset=self.manifest.dataset,
-            split=self.manifest.split,
-            video_id=row.video_id,
-            height=row.height,
-            width=row.width,
-            frames=self._read(row, range(len(row.frame_names))),
-            objects=row.objects,
-            expressions=row.expressions,
-        )
+        row, told = self.videos[video], self.manifest
+        frames = self._read(row, range(len(row.frame_names)))
+        shared = ("key", "video_id", "height", "width", "objects", "expressions")
+        about: dict[str, Any] = {name: getattr(row, name) for name in shared}
+        return Video(**about, dataset=told.dataset, split=told.split, frames=frames)
 
     def _read(self, row: VideoRow, frames: Sequence[int]) -> list[Frame]:
         wanted = sorted(set(frames))

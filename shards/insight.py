@@ -50,9 +50,7 @@ def plan(
     )  # fmt: skip
     num_bytes = num_requests = clips = 0
     shards: Counter[str] = Counter()
-    lines = [
-        f"{'step':>5s} {'position':>8s}  {'bytes':>9s}  {'requests':>8s}  video, frames, words"
-    ]
+    lines = [" step position      bytes  requests  video, frames, words"]
     for start in range(0, len(source), batch_size):
         slots = order.rank_slots(start, batch_size, rank, world_size)
         clips += len(slots)
@@ -122,11 +120,9 @@ def bench(
             clips += len(next(stream).keys)
         if not clips:
             raise ShardError(f"no batch came within {seconds} s; measure longer")
-        rate, used = clips / wall, (time.process_time() - cpu) / clips
-        found = {name.replace("_", " "): f"{value:,.4g}" for name, value in loader.stats().items()}
-        return (
-            f"{rate:.1f} clips/s, {rate * num_frames:.1f} frames/s, {used * 1e3:.0f} CPU ms/clip\n"
-            + ", ".join(f"{name} {value}" for name, value in found.items())
-        )
+        rate, cpu_ms = clips / wall, (time.process_time() - cpu) / clips * 1e3
+        speed = f"{rate:.1f} clips/s, {rate * num_frames:.1f} frames/s, {cpu_ms:.0f} CPU ms/clip"
+        told = (f"{name.replace('_', ' ')} {it:,.4g}" for name, it in loader.stats().items())
+        return f"{speed}\n{', '.join(told)}"
     finally:
         loader.close()

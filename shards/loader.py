@@ -123,7 +123,7 @@ class ClipLoader:
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; the current one, also a resumed one, goes on where it is."""
         if epoch != self._state.epoch:
-            self._stop()
+            _drop(self._ahead)
             self._state = replace(self._state, epoch=epoch, position=0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,12 +136,12 @@ class ClipLoader:
         Raises:
             ShardError: If the state belongs to other shards, settings or another seed.
         """
-        self._stop()
+        _drop(self._ahead)
         self._state = order.State.restore(state, self._state)
 
     def close(self) -> None:
         """Stop all threads and free DALI; the loader must not be used afterwards."""
-        self._stop()
+        _drop(self._ahead)
         self._maker.shutdown()
         self._readers.shutdown(cancel_futures=True)
         self._decoder.close()
@@ -184,7 +184,7 @@ class ClipLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's batches of the rest of the epoch; the state moves with each."""
-        self._stop()
+        _drop(self._ahead)
         epoch = self._state.epoch
         batches = self._batches(epoch, self._state.position)
         self._ahead = ahead = collections.deque(
@@ -196,11 +196,9 @@ class ClipLoader:
                 ahead.append(self._maker.submit(next, batches, None))
                 position, batch = made
                 self._waited += time.perf_counter() - mark
-                after = position + self.batch_size
-                if after < len(self.source):
-                    self._state = replace(self._state, epoch=epoch, position=after)
-                else:
-                    self._state = replace(self._state, epoch=epoch + 1, position=0)
+                after, whole = position + self.batch_size, len(self.source)
+                next_at = (epoch, after) if after < whole else (epoch + 1, 0)
+                self._state = replace(self._state, epoch=next_at[0], position=next_at[1])
                 mark = time.perf_counter()
                 yield batch
                 self._worked += time.perf_counter() - mark
@@ -272,18 +270,14 @@ class ClipLoader:
     def _broken(self, clip: Clip) -> bool:
         """Put the images of a clip aside that do not decode; whether there are any."""
         broken = False
-        for image, place, member in zip(clip.images, clip.places, clip.members, strict=True):
+        for image, place in zip(clip.images, clip.places, strict=True):
             try:
                 self._decoder.decode([image], [clip.record])
             except DecodeError as error:
-                reason = f"{member}: the image does not decode ({error}); build it again"
-                self.source.quarantine.add(place, reason)
+                problem = f"the image does not decode ({error}); build it again"
+                self.source.put_aside(place, problem)
                 broken = True
         return broken
-
-    def _stop(self) -> None:
-        """Drop what was made ahead."""
-        _drop(self._ahead)
 
 
 def _drop(ahead: collections.deque[Future[Any]]) -> None:

@@ -30,9 +30,7 @@ def on_ray(address: str | None, workers: int) -> Runner:
 
     def run(function: Callable[..., ShardRecord], tasks: Sequence[ShardTask]) -> Iterator[Any]:
         try:
-            own: dict[str, Any] = (
-                {} if address else {"num_cpus": workers, "include_dashboard": False}
-            )
+            own: Any = {} if address else {"num_cpus": workers, "include_dashboard": False}
             ray.init(address or "local", configure_logging=False, log_to_driver=False, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ShardError(f"no Ray at {address or 'this machine'}: {error}") from None

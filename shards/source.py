@@ -51,7 +51,6 @@ class Clip:
         position: In the epoch.
         key: Of the video.
         places: Of each frame, for the quarantine.
-        members: Where each frame lies, for messages.
         images: T encoded frames.
         record: What was drawn.
         expressions: E sentences, the item's own first.
@@ -66,7 +65,6 @@ class Clip:
     position: int
     key: str
     places: tuple[Place, ...]
-    members: tuple[str, ...]
     images: tuple[bytes, ...]
     record: Record
     expressions: tuple[str, ...]
@@ -158,6 +156,12 @@ class ClipSource:
             self.made += 1
         return clip
 
+    def put_aside(self, place: Place, problem: str) -> None:
+        """Quarantine a frame; raises ShardError if too much is damaged."""
+        shard_set, row = self.sets[place[0]], self.sets[place[0]].videos[place[1]]
+        where = f"shard {row.shard}, video {row.key}, frame {row.frame_names[place[2]]}"
+        self.quarantine.add(place, f"{shard_set.url}, {where}: {problem}")
+
     def choice(self, epoch: int, position: int) -> Choice:
         """What a position will show if nothing is damaged and no crop hides it; reads nothing.
 
@@ -221,35 +225,29 @@ class ClipSource:
         """Read what was chosen; None if nothing of the object is left to be seen."""
         shard_set, row, expression = self.sets[choice.number], choice.row, choice.expression
         frames = shard_set.read(choice.video, choice.frames)
-        where = tuple(
-            f"{shard_set.url}, shard {row.shard}, video {row.key}, frame {frame.name}"
-            for frame in frames
-        )
-        size = (row.height, row.width)
-        targets = []
+        size, targets = (row.height, row.width), []
+        rows, columns = gather_maps(record)
         for spoken in (expression, *self._companions(row, expression, at)):
             sources = [target_mask(frame, spoken.objects, size) for frame in frames]
             boxes, visible = target_boxes(sources, record)
             if visible.any():
-                targets.append((self._words(spoken.text, record), sources, boxes, visible))
+                masks = np.stack([source[rows][:, columns] for source in sources])
+                targets.append((self._words(spoken.text, record), masks, boxes, visible))
             elif spoken is expression:
                 return None
-        rows, columns = gather_maps(record)
-        texts, sources_of, boxes_of, visible_of = zip(*targets, strict=True)
+        texts, *arrays = zip(*targets, strict=True)
+        masks, boxes, visible = map(np.stack, arrays)
         return Clip(
             epoch=at[0],
             position=at[1],
             key=row.key,
             places=places,
-            members=where,
             images=tuple(frame.image for frame in frames),
             record=record,
             expressions=texts,
-            masks=np.stack(
-                [np.stack([s[rows][:, columns] for s in sources]) for sources in sources_of]
-            ),
-            boxes_cxcywh=np.stack(boxes_of),
-            visible=np.stack(visible_of),
+            masks=masks,
+            boxes_cxcywh=boxes,
+            visible=visible,
             annotated=np.array([frame.masks is not None for frame in frames]),
             anchor=(choice.frames.index(choice.anchor) if choice.anchor in choice.frames else -1),
         )

@@ -166,12 +166,9 @@ class Storage:
             with self._errors(name):
                 chunks = self._backend.ranges(name, starts, ends)
             self.traffic.add(requests=len(chunks), bytes=sum(map(len, chunks)))
-        views = [memoryview(chunk) for chunk in chunks]
-        at = [span.offset - starts[chunk] for span, chunk in zip(spans, home, strict=True)]
-        return [
-            bytes(views[chunk][first : first + span.size])
-            for span, chunk, first in zip(spans, home, at, strict=True)
-        ]
+        whole = [(memoryview(chunk), start) for chunk, start in zip(chunks, starts, strict=True)]
+        places = ((*whole[at], span) for at, span in zip(home, spans, strict=True))
+        return [bytes(view[it.offset - start :][: it.size]) for view, start, it in places]
 
     def _cached(self, name: str, starts: list[int], ends: list[int]) -> Sequence[Any] | None:
         """Ranges of a shard that the cache holds; if it does not, it may from now on."""

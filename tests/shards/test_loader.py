@@ -89,7 +89,7 @@ def test_a_batch_says_what_is_in_the_shards(toy: str, loaders: Any) -> None:
             assert not batch.frames[b][..., batch.padding[b]].any()
             assert not batch.masks[b][..., batch.padding[b]].any()
             expression = next(e for e in video.expressions if e.text == batch.expressions[b])
-            numbers = [int(member.split()[-1]) // 5 for member in clip.members]
+            numbers = [frame for _, _, frame in clip.places]
             for t, number in enumerate(numbers):
                 frame = video.frames[number]
                 pixels = batch.frames[b, t, :, :h, :w].permute(1, 2, 0)
