@@ -34,7 +34,7 @@ from tqdm import tqdm
 from sgmg import metrics
 from sgmg.mask_files import TREE, Tree, open_tree, read_mask, write_mask, write_submission
 from sgmg.overlay import draw_masks, sheet
-from sgmg.predictor import Candidates, Predictor, merge_objects, restore
+from sgmg.predictor import Prediction, Predictor, merge_objects, restore
 from sgmg.report import Row, inspection, write_report
 from sgmg.resume import find_checkpoint
 from shards import Expression, ShardError, ShardSet, Video, decode_mask
@@ -158,7 +158,7 @@ def frames_of(video: Video, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(image).permute(2, 0, 1)
 
 
-def predict(predictor: Predictor, how: str, video: Video, out: Path) -> dict[str, Candidates]:
+def predict(predictor: Predictor, how: str, video: Video, out: Path) -> dict[str, Prediction]:
     """Write the masks of a video; return the candidates where they are ranked, by mask name."""
     if how == "ranked":
         return dict(predict_ranked(predictor, video, out))
@@ -191,7 +191,7 @@ def folders_of(video: Video, how: str) -> dict[str, list[int]]:
 
 def predict_ranked(
     predictor: Predictor, video: Video, out: Path
-) -> Iterator[tuple[str, Candidates]]:
+) -> Iterator[tuple[str, Prediction]]:
     """All queries of every expression in the annotated frames that show its object.
 
     As published, a frame of a video is seen amid five, and words are in lower case.
@@ -226,7 +226,7 @@ def truth(video: Video, objects: Sequence[str]) -> Masks:
     return masks
 
 
-def score(how: str, video: Video, tree: Tree, ranked: Mapping[str, Candidates]) -> list[Row]:
+def score(how: str, video: Video, tree: Tree, ranked: Mapping[str, Prediction]) -> list[Row]:
     """Rows of every expression that has ground truth."""
     if not annotated_names(video):
         return []
@@ -284,13 +284,14 @@ def score_merged(video: Video, tree: Tree) -> Iterator[Row]:
             label = said.get((name,), -1)
             it = video.expressions[places[label]] if label >= 0 else Expression("", "", (name,))
             scores = {"j": float(np.mean(j)), "f": float(np.mean(f))}
-            for letter, stats in (("J", metrics.summarise(j)), ("F", metrics.summarise(f))):
-                scores |= {f"{letter} recall": stats.recall, f"{letter} decay": stats.decay}
+            for letter, values in (("J", j), ("F", f)):
+                _, recall, decay = metrics.summarise(values)
+                scores |= {f"{letter} recall": recall, f"{letter} decay": decay}
             rest = {"kind": kind, "folder": folder, "label": label + 1, "scores": scores}
             yield row_of(video, it, target, **rest)
 
 
-def score_ranked(video: Video, tree: Tree, ranked: Mapping[str, Candidates]) -> Iterator[Row]:
+def score_ranked(video: Video, tree: Tree, ranked: Mapping[str, Prediction]) -> Iterator[Row]:
     """Overlap of the best mask in every annotated frame that shows the object, and all masks."""
     for it in video.expressions:
         for target, name in zip(truth(video, it.objects), annotated_names(video), strict=True):

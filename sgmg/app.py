@@ -110,10 +110,8 @@ def build_page(predictor: Predictor, videos: Path | None, most_frames: int) -> A
                 raise ValueError("no video: upload one, or pick one")
             made = segment_upload(predictor, path, lines, most_frames, progress)
         except (ValueError, OSError) as error:
-            said = str(error).replace(
-                f"{path and path.parent}/", ""
-            )  # not where the server keeps it
-            raise gr.Error(said, duration=None) from None
+            where = f"{path and path.parent}/"  # that the server keeps it there is not said
+            raise gr.Error(str(error).replace(where, ""), duration=None) from None
         frames, overlay, texts, scores = made
         plot = pd.DataFrame(scores, columns=texts).rename_axis("frame").reset_index()
         plot = plot.melt("frame", var_name="expression", value_name="score")

@@ -88,38 +88,22 @@ def contour_accuracy(
     return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
 
 
-@dataclass(frozen=True)
-class ClipSummary:
+def summarise(scores: ArrayLike) -> tuple[float, float, float]:
     """Statistics of one score over the frames of a clip, as DAVIS reports them.
-
-    Args:
-        mean: Over frames.
-        recall: Share of frames above one half.
-        decay: Mean of the first quarter of the clip minus that of the last.
-    """
-
-    mean: float
-    recall: float
-    decay: float
-
-
-def summarise(scores: ArrayLike) -> ClipSummary:
-    """Mean, recall and decay of a clip.
 
     Args:
         scores: J or F of each frame, [T]; NaN frames are left out.
 
     Returns:
-        The three numbers.
+        Mean over frames; recall, the share of frames above one half; decay, the mean of the first
+        quarter of the clip minus that of the last.
     """
     scores = np.asarray(scores, np.float64)
     edges = np.round(np.linspace(1, len(scores), 5) + 1e-10).astype(int) - 1
     first, last = scores[: edges[1] + 1], scores[edges[3] :]
     known = scores[~np.isnan(scores)]
-    recall = np.mean(known > 0.5)
-    return ClipSummary(
-        float(np.mean(known)), float(recall), float(np.nanmean(first) - np.nanmean(last))
-    )
+    decay = np.nanmean(first) - np.nanmean(last)
+    return float(np.mean(known)), float(np.mean(known > 0.5)), float(decay)
 
 
 def score_best_assignment(

@@ -59,31 +59,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answers for a whole video.
+    """Answers for a whole video, or all queries of one expression in one frame, best first.
 
     Args:
-        masks: Bool [E, T, H, W].
-        scores: [E, T], 0 to 1.
-        boxes_xyxy_px: [E, T, 4], in pixels.
+        masks: Bool [E, T, H, W] or [Q, H, W], at the size of the frames.
+        scores: [E, T] or [Q], 0 to 1.
+        boxes_xyxy_px: [E, T, 4] or [Q, 4], in pixels of the frames.
     """
 
     masks: Tensor
     scores: Tensor
-    boxes_xyxy_px: Tensor
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """All queries of one expression in one frame, best first.
-
-    Args:
-        scores: [Q], 0 to 1.
-        masks: Bool [Q, H, W], at the size of the frame.
-        boxes_xyxy_px: [Q, 4], in pixels of the frame.
-    """
-
-    scores: Tensor
-    masks: Tensor
     boxes_xyxy_px: Tensor
 
 
@@ -191,7 +176,7 @@ class Predictor:
     @torch.inference_mode()
     def rank(
         self, frames: Tensor, expressions: Sequence[str], *, annotated: int = 0
-    ) -> list[Candidates]:
+    ) -> list[Prediction]:
         """All queries of each expression in one frame, for benchmarks that rank them.
 
         Args:
@@ -367,7 +352,7 @@ def boxes_px(boxes_cxcywh: Tensor, size: Size) -> Tensor:
 
 def candidates(
     class_logits: Tensor, mask_logits: Tensor, boxes_cxcywh: Tensor, size: Size
-) -> Candidates:
+) -> Prediction:
     """Rank the queries of one expression in one frame.
 
     Args:
@@ -380,7 +365,7 @@ def candidates(
         The queries at the size of the frame, best first, on the CPU.
     """
     scores, order = class_logits.float().sigmoid().sort(descending=True, stable=True)
-    return Candidates(
+    return Prediction(
         scores=scores.cpu(),
         masks=(restore(mask_logits[order], size) > 0).cpu(),
         boxes_xyxy_px=boxes_px(boxes_cxcywh[order].float(), size).cpu(),

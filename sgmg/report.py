@@ -119,12 +119,9 @@ def _lines(groups: Mapping[str, Sequence[Row]]) -> list[str]:
         lines.append([name, str(len(groups[name])), *(f"{x:.1f}" for x in scores.values())])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    return [
-        f"| {line[0]:{widths[0]}} | "
-        + " | ".join(f"{cell:>{w}}" for cell, w in zip(line[1:], widths[1:], strict=True))
-        + " |"
-        for line in lines
-    ]
+    for line in lines:
+        line[:] = [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def write_report(out: Path, rows: Sequence[Row]) -> list[str]:
