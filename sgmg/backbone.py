@@ -30,7 +30,6 @@ SWINS = {  # torchvision's name of their public weights
     "swin_l": "",
 }
 NAMES = (*SWINS, "resnet50", "resnet101", "motion_convnet", "timm:<name of a timm model>")
-_WINDOW = 7
 
 
 class Backbone(nn.Module):
@@ -145,16 +144,8 @@ class Swin(nn.Module):
             drop_path: Probability of skipping the last block in training; earlier ones less.
         """
         super().__init__()
-        self.features = swin_transformer.SwinTransformer(
-            patch_size=[4, 4],
-            embed_dim=size.width,
-            depths=list(size.depths),
-            num_heads=list(size.heads),
-            window_size=[_WINDOW, _WINDOW],
-            stochastic_depth_prob=drop_path,
-            num_classes=1,
-            block=partial(swin_transformer.SwinTransformerBlock, attn_layer=KeptShiftAttention),
-        ).features
+        network = swin_transformer.SwinTransformer
+        self.features = size.build(network, [4, 4], [7, 7], KeptShiftAttention, drop_path).features
         for stage, width in enumerate(size.channels):
             self.add_module(f"norm{stage}", nn.LayerNorm(width))
         video_swin.share_position_index(self)

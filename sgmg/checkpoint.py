@@ -16,7 +16,10 @@ from sgmg.config import SgMgConfig
 from sgmg.model import LEVELS, SgMg
 from sgmg.model_folder import CheckpointError, load_weights, mismatches
 
-PREFIXES = {  # ours: published; backbone and text encoder translate their own names
+PREFIXES = {  # ours: published; the backbone translates its own names
+    "text_encoder.backbone.": "text_encoder.text_backbone.",
+    "text_encoder.words.": "text_proj.",
+    "text_encoder.sentence.": "sentence_proj.",
     "projections.": "input_proj.",
     "filters_before.": "input_fft.",
     "filters_after.": "input_fft_post.",
@@ -41,12 +44,10 @@ POINTS = 4  # sampling points of all published networks
 
 def to_published_name(model: SgMg, name: str) -> str:
     """Published name of the entry `name` of `model.state_dict()`."""
-    part, _, rest = name.partition(".")
-    if part == "backbone":
-        return f"backbone.0.{model.backbone.published_name(rest)}"
-    if part == "text_encoder":
-        return model.text_encoder.published_name(rest)
-    return PREFIXES[f"{part}."] + rest
+    if name.startswith("backbone."):
+        return f"backbone.0.{model.backbone.published_name(name.removeprefix('backbone.'))}"
+    ours = next(prefix for prefix in PREFIXES if name.startswith(prefix))
+    return PREFIXES[ours] + name.removeprefix(ours)
 
 
 def read_published(path: str | Path) -> dict[str, Any]:
@@ -97,8 +98,7 @@ def from_published(checkpoint: Mapping[str, Any], *, tokenizer: Any = None) -> S
     model = SgMg(config_of_published(weights), tokenizer=tokenizer)
     own = model.state_dict()
     published = {name: to_published_name(model, name) for name in own}
-    problems = mismatches({published[name]: value for name, value in own.items()}, weights)
-    if problems:
+    if problems := mismatches({published[n]: value for n, value in own.items()}, weights):
         raise CheckpointError(f"not a checkpoint of SgMg with {model.config.backbone}: {problems}")
     model.load_state_dict({name: weights[published[name]] for name in own})
     return model.eval()

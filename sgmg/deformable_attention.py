@@ -51,12 +51,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(
-        self,
-        query: Tensor,
-        references: Tensor,
-        values: Tensor,
-        shapes: Shapes,
-        padding: Tensor,
+        self, query: Tensor, references: Tensor, values: Tensor, shapes: Shapes, padding: Tensor
     ) -> Tensor:
         """Attend to `values` around `references`.
 

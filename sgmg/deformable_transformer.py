@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +18,10 @@ TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536}  # encoded together where no gradi
 class EncoderLayer(nn.Module):
     """Deformable self-attention over all levels, then a two-layer perceptron; post-norm."""
 
-    def __init__(
-        self, hidden: int, *, heads: int, levels: int, points: int, feedforward: int, dropout: float
-    ) -> None:
+    def __init__(self, hidden: int, *, feedforward: int, dropout: float, **attention: int) -> None:
         """Build the layer; sizes as in `DeformableTransformer`."""
         super().__init__()
-        self.self_attn = DeformableAttention(hidden, heads=heads, levels=levels, points=points)
+        self.self_attn = DeformableAttention(hidden, **attention)
         self.norm1 = nn.LayerNorm(hidden)
         self.linear1 = nn.Linear(hidden, feedforward)
         self.linear2 = nn.Linear(feedforward, hidden)
@@ -42,13 +41,12 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among queries, deformable attention to the memory, perceptron; post-norm."""
 
-    def __init__(
-        self, hidden: int, *, heads: int, levels: int, points: int, feedforward: int, dropout: float
-    ) -> None:
+    def __init__(self, hidden: int, *, feedforward: int, dropout: float, **attention: int) -> None:
         """Build the layer; sizes as in `DeformableTransformer`."""
         super().__init__()
-        self.cross_attn = DeformableAttention(hidden, heads=heads, levels=levels, points=points)
+        self.cross_attn = DeformableAttention(hidden, **attention)
         self.norm1 = nn.LayerNorm(hidden)
+        heads = attention["heads"]
         self.self_attn = nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True)
         self.norm2 = nn.LayerNorm(hidden)
         self.linear1 = nn.Linear(hidden, feedforward)
@@ -155,13 +153,10 @@ class DeformableTransformer(nn.Module):
             dropout: rate after each sublayer and inside the perceptrons.
         """
         super().__init__()
-        sizes = {"heads": heads, "levels": levels, "points": points, "feedforward": feedforward}
-        self.encoder = _Layers(
-            EncoderLayer(hidden, **sizes, dropout=dropout) for _ in range(encoder_layers)
-        )
-        self.decoder = _Layers(
-            DecoderLayer(hidden, **sizes, dropout=dropout) for _ in range(decoder_layers)
-        )
+        sizes: dict[str, Any] = {"heads": heads, "levels": levels, "points": points}
+        sizes |= {"feedforward": feedforward, "dropout": dropout}
+        self.encoder = _Layers(EncoderLayer(hidden, **sizes) for _ in range(encoder_layers))
+        self.decoder = _Layers(DecoderLayer(hidden, **sizes) for _ in range(decoder_layers))
         self.level_embed = nn.Parameter(torch.empty(levels, hidden))
         self.reference_points = nn.Linear(hidden, 2)
         self.reset_parameters()

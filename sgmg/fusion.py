@@ -3,8 +3,6 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from sgmg.positions import sine_position_1d
-
 
 class CrossAttention(nn.Module):
     """Each pixel gathers the words that concern it and is multiplied by them."""
@@ -23,24 +21,20 @@ class CrossAttention(nn.Module):
         """Let pixels pass nearly unchanged until words have learnt what to change."""
         nn.init.ones_(self.multihead_attn.out_proj.bias)
 
-    def forward(
-        self, visual: Tensor, words: Tensor, padding: Tensor, positions: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, visual: Tensor, words: Tensor, padding: Tensor, positions: Tensor) -> Tensor:
         """Fuse the maps of a clip with the words of an expression.
 
         Args:
             visual: [E, T, C, h, w], the frames that belong to each expression.
             words: [E, L, C].
             padding: [E, L] bool, True = pad; at least one word of each expression is not.
-            positions: Of the words [E, L, C], added to the keys only; None = their sine positions.
+            positions: Of the words [E, L, C], such as their sine positions, added to the keys only.
 
         Returns:
             [E, T, C, h, w]: `visual` times what its attention gathered, no residual.
 
         Paper: spectrum-guided cross-modal fusion, the attention between the two spectral filters.
         """
-        if positions is None:
-            positions = sine_position_1d(padding, words.shape[-1])
         frames, height, width = visual.shape[1], *visual.shape[3:]
         pixels = rearrange(visual, "e t c h w -> e (t h w) c")
         gathered, _ = self.multihead_attn(

@@ -65,28 +65,18 @@ class SgMg(
         self.backbone = build_backbone(
             config.backbone, pretrained=pretrained, drop_path=config.drop_path
         )
+        frozen = {"freeze": config.freeze_text, "drop_frozen": config.drop_frozen_text}
         self.text_encoder = TextEncoder(
-            text,
-            tokenizer,
-            hidden=hidden,
-            dropout=config.dropout,
-            freeze=config.freeze_text,
-            drop_frozen=config.drop_frozen_text,
+            text, tokenizer, hidden=hidden, dropout=config.dropout, **frozen
         )
         self.projections = nn.ModuleList(_projections(self.backbone.channels, hidden))
         self.filters_before = nn.ModuleList(SpectralFilter(hidden) for _ in range(LEVELS))
         self.fusion = CrossAttention(hidden, heads=config.heads)
         self.filters_after = nn.ModuleList(SpectralFilter(hidden) for _ in range(LEVELS))
         self.query_positions = nn.Embedding(config.queries, hidden)
+        sizes = ("heads", "points", "feedforward", "encoder_layers", "decoder_layers", "dropout")
         self.transformer = DeformableTransformer(
-            hidden,
-            heads=config.heads,
-            levels=LEVELS,
-            points=config.points,
-            feedforward=config.feedforward,
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers,
-            dropout=config.dropout,
+            hidden, levels=LEVELS, **{name: getattr(config, name) for name in sizes}
         )
         layers = range(config.decoder_layers)
         self.class_heads = nn.ModuleList(class_head(hidden) for _ in layers)
@@ -122,11 +112,9 @@ class SgMg(
             CheckpointError: nothing is there, or it is broken or of another network.
         """
         folder = model_folder.find_folder(source, **download)
-        config, tokenizer = model_folder.read_config(folder)
+        config, tokenizer, weights = model_folder.read_folder(folder)
         model = cls(replace(config, **(changes or {})), tokenizer=tokenizer)
-        model_folder.load_weights(
-            model, model_folder.read_weights(folder), str(source), without=without
-        )
+        model_folder.load_weights(model, weights, str(source), without=without)
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -184,28 +172,19 @@ class SgMg(
         if annotated is not None:
             clips = torch.arange(len(frames), device=frames.device)
             raw = [x[clips, annotated][:, None] for x in raw]
-        gaussian = None
-        levels, gaussians, masks, positions = [], [], [], []
+        gaussian, levels = None, []
         for level, project in enumerate(self.projections):
             x = project(raw[min(level + 1, 3)].flatten(0, 1))
             x, gaussian = self.filters_before[level](x, gaussian)
             mask = resize_padding(padding, (x.shape[-2], x.shape[-1]))
-            levels.append(x.unflatten(0, raw[0].shape[:2]))
-            gaussians.append(gaussian)
-            masks.append(mask)
-            positions.append(sine_position_2d(mask, self.config.hidden))
+            positions = sine_position_2d(mask, self.config.hidden)
+            levels.append((x.unflatten(0, raw[0].shape[:2]), gaussian, mask, positions))
         details = self.mask_optimizer.prepare(raw[0].flatten(0, 1), raw[1].flatten(0, 1))
         quarter, eighth = (x.unflatten(0, raw[0].shape[:2]) for x in details)
-        rows, columns = (~padding).any(2).sum(1), (~padding).any(1).sum(1)
-        return VisualFeatures(
-            levels=tuple(levels),
-            gaussians=tuple(gaussians),
-            details=(quarter, eighth),
-            padding=tuple(masks),
-            positions=tuple(positions),
-            sizes=torch.stack([rows, columns], 1),
-            frame_size=(frames.shape[-2], frames.shape[-1]),
-        )
+        sizes = torch.stack([(~padding).any(2).sum(1), (~padding).any(1).sum(1)], 1)
+        frame_size = (frames.shape[-2], frames.shape[-1])
+        maps, gaussians, masks, places = zip(*levels, strict=True)
+        return VisualFeatures(maps, gaussians, masks, places, (quarter, eighth), sizes, frame_size)
 
     def refer(
         self,

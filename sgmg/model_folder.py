@@ -67,42 +67,32 @@ def find_folder(source: str | Path, **download: Any) -> Path:
         ) from error
 
 
-def read_config(folder: Path) -> tuple[SgMgConfig, Any]:
-    """Read settings and tokenizer of a folder.
+def read_folder(folder: Path) -> tuple[SgMgConfig, Any, dict[str, Tensor]]:
+    """Read settings, tokenizer and weights of a folder.
 
     Args:
         folder: written by `write_folder`.
 
     Returns:
-        Settings, with the text model's configuration in them, and the tokenizer (or None).
+        Settings, with the text model's configuration in them, the tokenizer (or None), and the
+        weights, on the CPU.
 
     Raises:
-        CheckpointError: no such folder, or its files are no settings of this version.
+        CheckpointError: no such folder, its files are no settings of this version, or a file is
+            missing or broken.
     """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no {CONFIG}: not a folder of a saved network")
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} has no {name}: not a folder of a saved network")
     try:
-        config = SgMgConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        config = SgMgConfig.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         text_config, tokenizer = load_text_parts(folder / TEXT)
+        return replace(config, text_config=text_config), tokenizer, load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        reason = f"{folder / WEIGHTS} is broken ({_first_line(error)}): copy it again"
+        raise CheckpointError(reason) from error
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(f"{folder}: {_first_line(error)}") from error
-    return replace(config, text_config=text_config), tokenizer
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a folder, on the CPU.
-
-    Raises:
-        CheckpointError: the file is missing or broken.
-    """
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS}: not a folder of a saved network")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is broken ({_first_line(error)}): copy it again") from error
 
 
 def load_weights(
@@ -120,33 +110,32 @@ def load_weights(
         CheckpointError: a tensor is missing, unexpected or misshapen; the message lists them.
     """
     own, kept = model.state_dict(), tuple(without)
-    given = {name: value for name, value in weights.items() if not name.startswith(kept)}
-    problems = mismatches(
-        {name: value for name, value in own.items() if not name.startswith(kept)}, given
+    wanted, given = (
+        {name: value for name, value in some.items() if not name.startswith(kept)}
+        for some in (own, weights)
     )
-    if problems:
+    if problems := mismatches(wanted, given):
         raise CheckpointError(f"{source} is of another network: {problems}")
     model.load_state_dict({**own, **given})
 
 
 def mismatches(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """Say in one line which tensors are missing, unexpected or misshapen; empty if none."""
-    misshapen = [
-        f"{name} {list(given[name].shape)} instead of {list(value.shape)}"
-        for name, value in wanted.items()
-        if name in given and given[name].shape != value.shape
-    ]
     groups = {
         "missing": [name for name in wanted if name not in given],
         "unexpected": [name for name in given if name not in wanted],
-        "misshapen": misshapen,
+        "misshapen": [
+            f"{name} {list(given[name].shape)} instead of {list(value.shape)}"
+            for name, value in wanted.items()
+            if name in given and given[name].shape != value.shape
+        ],
     }
     return "; ".join(f"{kind} {_listed(names)}" for kind, names in groups.items() if names)
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _first_line(error: Exception) -> str:

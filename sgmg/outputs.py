@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,32 +16,27 @@ class VisualFeatures:
     Attributes:
         levels: four maps [B, T, C, h, w], strides 8, 16, 32, 64, after the first spectral filter.
         gaussians: the Gaussian of each level [1, 1, h, w].
-        details: what the mask optimizer sees of the raw backbone maps of strides 4 and 8,
-            [B, T, 16, h, w] each.
         padding: bool [B, h, w] a level, True on padded cells.
         positions: sine positions [B, C, h, w] a level.
+        details: what the mask optimizer sees of the raw backbone maps of strides 4 and 8,
+            [B, T, 16, h, w] each.
         sizes: unpadded (height, width) of the frames in pixels, int64 [B, 2].
         frame_size: padded (height, width) in pixels.
     """
 
     levels: tuple[Tensor, ...]
     gaussians: tuple[Tensor, ...]
-    details: tuple[Tensor, Tensor]
     padding: tuple[Tensor, ...]
     positions: tuple[Tensor, ...]
+    details: tuple[Tensor, Tensor]
     sizes: Tensor
     frame_size: tuple[int, int]
 
     def take(self, clip_index: Tensor) -> "VisualFeatures":
         """Features of the clips `clip_index` [E] names, in that order (repeats allowed)."""
-        return replace(
-            self,
-            levels=tuple(x[clip_index] for x in self.levels),
-            details=(self.details[0][clip_index], self.details[1][clip_index]),
-            padding=tuple(x[clip_index] for x in self.padding),
-            positions=tuple(x[clip_index] for x in self.positions),
-            sizes=self.sizes[clip_index],
-        )
+        names = ("levels", "padding", "positions", "details")
+        maps: dict[str, Any] = {n: tuple(x[clip_index] for x in getattr(self, n)) for n in names}
+        return replace(self, **maps, sizes=self.sizes[clip_index])
 
 
 @dataclass(frozen=True)

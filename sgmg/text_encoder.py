@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -74,23 +74,15 @@ class TextEncoder(nn.Module):
             ValueError: No such model, or the configuration names no known architecture.
         """
         super().__init__()
-        if isinstance(model, Mapping):
-            self.backbone = _from_config(model)
-        else:
-            self.backbone, own = _from_hub(str(model), with_tokenizer=tokenizer is None)
-            tokenizer = tokenizer or own
-        self.tokenizer = tokenizer
+        named = None if isinstance(model, Mapping) else str(model)
+        self.backbone = _from_hub(named) if named else _from_config(cast("Mapping", model))
+        self.tokenizer = load_tokenizer(named) if named and tokenizer is None else tokenizer
         width: int = self.backbone.config.hidden_size
         self.words = projection(width, hidden, dropout)
         self.sentence = projection(width, hidden, dropout)
-        self.frozen, self.drop_frozen = False, drop_frozen
+        self.frozen, self.drop_frozen = freeze, drop_frozen
         if freeze:
-            self.freeze()
-
-    def freeze(self) -> None:
-        """Keep the text model as it is from now on: no gradients and, unless asked, no dropout."""
-        self.frozen = True
-        self.backbone.requires_grad_(False).eval()
+            self.backbone.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """Switch to training; a frozen text model stays in evaluation, unless it is to drop."""
@@ -173,16 +165,6 @@ class TextEncoder(nn.Module):
         last, pooled = self.encode(tokens)
         return self.words(last), ~tokens.attention, self.sentence(pooled)
 
-    def published_name(self, name: str) -> str:
-        """The published checkpoints' name of our `state_dict` entry `name`."""
-        part, _, rest = name.partition(".")
-        prefix = {
-            "backbone": "text_encoder.text_backbone",
-            "words": "text_proj",
-            "sentence": "sentence_proj",
-        }
-        return f"{prefix[part]}.{rest}"
-
     def save(self, folder: str | Path) -> None:
         """Write configuration and tokenizer (not the weights) for `load_text_parts`."""
         self.backbone.config.save_pretrained(folder)
@@ -240,14 +222,11 @@ def _from_config(values: Mapping[str, Any]) -> transformers.PreTrainedModel:
     return _family(config).from_config(config)
 
 
-def _from_hub(
-    name: str, *, with_tokenizer: bool
-) -> tuple[transformers.PreTrainedModel, TokenizerBase | None]:
+def _from_hub(name: str) -> transformers.PreTrainedModel:
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         config = getattr(config, "text_config", config)  # the text half of models such as CLIP
-        model = _family(config).from_pretrained(name, config=config)
-        return model, transformers.AutoTokenizer.from_pretrained(name) if with_tokenizer else None
+        return _family(config).from_pretrained(name, config=config)
     except OSError as error:
         raise ValueError(
             f"text model {name!r}: {str(error).splitlines()[0]} Give a Hugging Face name (and "

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,21 @@ class SwinSize:
     def channels(self) -> tuple[int, int, int, int]:
         """Channels of the four stages."""
         return self.width, 2 * self.width, 4 * self.width, 8 * self.width
+
+    def build(
+        self, network: Any, patch: list[int], window: list[int], attention: Any, drop_path: float
+    ) -> Any:
+        """Torchvision's `network` of this size, with windows of `window` cells."""
+        return network(
+            patch_size=patch,
+            embed_dim=self.width,
+            depths=[*self.depths],
+            num_heads=[*self.heads],
+            window_size=window,
+            stochastic_depth_prob=drop_path,
+            num_classes=1,
+            block=partial(SwinTransformerBlock, attn_layer=attention),
+        )
 
 
 SIZES = {
@@ -84,16 +100,7 @@ class VideoSwin(nn.Module):
             drop_path: Probability of skipping the last block in training; earlier ones less.
         """
         super().__init__()
-        swin = SwinTransformer3d(
-            patch_size=[1, 4, 4],
-            embed_dim=size.width,
-            depths=list(size.depths),
-            num_heads=list(size.heads),
-            window_size=list(WINDOW),
-            stochastic_depth_prob=drop_path,
-            num_classes=1,
-            block=partial(SwinTransformerBlock, attn_layer=WindowAttention),
-        )
+        swin = size.build(SwinTransformer3d, [1, 4, 4], [*WINDOW], WindowAttention, drop_path)
         self.patch_embed = swin.patch_embed
         self.features = swin.features
         share_position_index(self)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import torch
 
+from sgmg.checkpoint import to_published_name
 from sgmg.text_encoder import TextEncoder, Tokens
 from tests.golden.fixtures import compare, hold, pad_ids, randn, seed_module
 
@@ -22,7 +23,7 @@ def roberta(layers: int, vocab_size: int = 50265) -> TextEncoder:
         "num_hidden_layers": layers,
     }
     encoder = TextEncoder(config)
-    return seed_module(encoder, encoder.published_name)
+    return seed_module(encoder, lambda name: to_published_name(encoder, f"text_encoder.{name}"))
 
 
 @torch.inference_mode()

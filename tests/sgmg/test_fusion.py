@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sgmg.fusion import CrossAttention
+from sgmg.positions import sine_position_1d
 
 
 @pytest.fixture
@@ -14,7 +15,13 @@ def inputs():
 @pytest.fixture
 def fusion():
     torch.manual_seed(1)
-    return CrossAttention(64, heads=4).eval()
+    layer = CrossAttention(64, heads=4).eval()
+
+    def fuse(visual, words, padding, positions=None):
+        places = sine_position_1d(padding, 64) if positions is None else positions
+        return layer(visual, words, padding, places)
+
+    return fuse
 
 
 def test_padding_changes_nothing(fusion, inputs):
