@@ -81,7 +81,9 @@ class Predictor:
         short_side: Pixels the short side of a frame is resized to.
         long_side: Most pixels of the long side, at the cost of the short one; None for no limit.
         window: Frames that are looked at together; None for the whole video.
-        expressions_at_once: How many expressions share a step after the visual pass.
+        expressions_at_once: How many expressions share a step after the visual pass. By default
+            eight on a GPU and one on a CPU, where more are no faster; one gives the very bits that
+            each expression gives alone, more differ by rounding.
         pad_to: Frames are padded to a multiple of this many pixels.
         continuity: How much a window holds on to the object of the one before, see above;
             published: 0.
@@ -91,7 +93,7 @@ class Predictor:
     short_side: int = 360
     long_side: int | None = None
     window: int | None = None
-    expressions_at_once: int = 8
+    expressions_at_once: int | None = None
     pad_to: int = 16
     continuity: float = 0.0
 
@@ -250,8 +252,9 @@ class Predictor:
         inputs, padding, inner = self._batch(small, device)
         index = None if annotated is None else torch.tensor([annotated], device=device)
         visual = self.model.look(inputs, padding, index)
-        for first in range(0, len(expressions), self.expressions_at_once):
-            some = slice(first, first + self.expressions_at_once)
+        at_once = self.expressions_at_once or (1 if device.type == "cpu" else 8)
+        for first in range(0, len(expressions), at_once):
+            some = slice(first, first + at_once)
             tokens = self.model.tokenize(expressions[some])
             clip_index = torch.zeros(len(tokens.ids), dtype=torch.long, device=device)
             output = self.model.refer(
