@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,14 +51,17 @@ class QueryOutput:
     class_logits: Tensor
     boxes_cxcywh: Tensor
     draw: Callable[[], Tensor] = field(repr=False)
+    _drawn: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
-    @cached_property
+    @property
     def low_mask_logits(self) -> Tensor:
         """Masks of all queries before the mask optimizer, [E, T, Q, H / 2, W / 2].
 
         Computed on first use and without gradient: they serve to choose, not to learn.
         """
-        return self.draw()
+        if not self._drawn:  # no `cached_property`: its lock breaks a compiled graph in Python 3.11
+            self._drawn.append(self.draw())
+        return self._drawn[0]
 
 
 Select = Callable[[QueryOutput], Tensor]
