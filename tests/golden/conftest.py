@@ -10,12 +10,20 @@ import pytest
 from tests.golden.fixtures import MEASURED, Cases, Entry, read_fixture, table_of_deviations
 
 
+class Groups(dict[str, Any]):
+    """Groups of cases by name; a test of one that the folder does not have is skipped."""
+
+    def __missing__(self, name: str) -> Any:
+        pytest.skip(f"cases.json of this folder has no {name}")
+
+
 def _read_cases(config: pytest.Config) -> tuple[Path, Cases]:
     folder = config.getoption("--golden").expanduser()
     path = folder / "cases.json"
     if not path.is_file():
         raise pytest.UsageError(f"--golden {folder}: no cases.json there")
-    return folder, json.loads(path.read_text())
+    cases = Groups(json.loads(path.read_text()))
+    return folder, cases | {"modules": Groups(cases.get("modules", {}))}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -57,5 +65,18 @@ def golden(golden_dir: Path) -> Callable[[str], dict[str, Entry]]:
         if not path.is_file():
             pytest.skip(f"{golden_dir} has no {path.name}")
         return read_fixture(path)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def table(golden_dir: Path) -> Callable[[str], Any]:
+    """`table("post")`: what one json holds; skips where the folder does not have it."""
+
+    def read(name: str) -> Any:
+        path = golden_dir / f"{name}.json"
+        if not path.is_file():
+            pytest.skip(f"{golden_dir} has no {path.name}")
+        return json.loads(path.read_text())
 
     return read

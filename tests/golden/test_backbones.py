@@ -1,7 +1,6 @@
 """Backbones, padding masks and pixel positions against the published implementation."""
 
 import functools
-import json
 
 import numpy as np
 import pytest
@@ -51,12 +50,9 @@ def test_features(backbone_case, cases, golden):
                 )
 
 
-def test_names_are_the_published_ones(golden_dir, backbone_case):
+def test_names_are_the_published_ones(table, backbone_case):
     name, _ = backbone_case
-    path = golden_dir / f"state_dict_{name}.json"
-    if not path.is_file():
-        pytest.skip(f"no {path.name}")
-    entries = json.loads(path.read_text())["entries"]
+    entries = table(f"state_dict_{name}")["entries"]
     published = {
         entry.removeprefix("backbone.0."): tuple(shape)
         for entry, (shape, kind, _) in entries.items()

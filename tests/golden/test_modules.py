@@ -7,12 +7,12 @@ from torch import Tensor
 
 from sgmg.deformable_attention import DeformableAttention
 from sgmg.deformable_transformer import DeformableTransformer, Memory
-from sgmg.heads import PatchKernels, box_head
+from sgmg.heads import PatchKernels, box_head, inverse_sigmoid
 from sgmg.mask_optimizer import MaskOptimizer
 from tests.golden.fixtures import compare, hold, rand, randn, seed_module
 
 TOLERANCE = 2e-5
-HIDDEN, HEADS, POINTS, QUERIES = 256, 8, 4, 5
+HIDDEN, HEADS, POINTS = 256, 8, 4
 
 
 def level_padding(case) -> list[Tensor]:
@@ -110,17 +110,14 @@ def test_decoder_layer(cases, golden, transformer, coordinates):
         torch.ones(2, len(shapes), 2),
     )
     layer = transformer.decoder.layers[2]
+    want = golden("mod_transformer")[f"decoder_layer_ref{coordinates}"]
     out = layer(
-        randn(seeds["dec_tgt"], 2, QUERIES, HIDDEN),
-        randn(seeds["dec_pos"], 2, QUERIES, HIDDEN),
-        rand(seeds["dec_ref"], 2, QUERIES, len(shapes), coordinates),
+        randn(seeds["dec_tgt"], *want.shape),
+        randn(seeds["dec_pos"], *want.shape),
+        rand(seeds["dec_ref"], *want.shape[:2], len(shapes), coordinates),
         memory,
     )
-    hold(
-        "deformable transformer",
-        TOLERANCE,
-        compare(golden("mod_transformer")[f"decoder_layer_ref{coordinates}"], out),
-    )
+    hold("deformable transformer", TOLERANCE, compare(want, out))
 
 
 def test_transformer(cases, golden, transformer):
@@ -132,10 +129,11 @@ def test_transformer(cases, golden, transformer):
         seed_module(box_head(HIDDEN, first=i == 0), f"bbox_embed.{i}.")
         for i in range(len(transformer.decoder.layers))
     ]
-    queries = seed_module(torch.nn.Embedding(QUERIES, HIDDEN), "query_embed.").weight
+    count = want["transformer/init_ref"].shape[1]
+    queries = seed_module(torch.nn.Embedding(count, HIDDEN), "query_embed.").weight
     with torch.no_grad():
         memory = transformer.encode([m[:, None] for m in maps], positions, level_padding(case))
-        content = randn(seeds["tgt"], 1, 2, QUERIES, HIDDEN)[0]
+        content = randn(seeds["tgt"], 1, 2, count, HIDDEN)[0]
         decoded = transformer.decode(memory, content, queries, heads)
     got = {
         "hs": torch.stack(decoded.states),
@@ -148,19 +146,26 @@ def test_transformer(cases, golden, transformer):
         )
 
 
+def test_inverse_sigmoid(golden):
+    x = torch.tensor([-0.1, 0.0, 1e-7, 1e-5, 0.3, 0.5, 0.9, 1 - 1e-6, 1.0, 1.2])
+    off = compare(golden("mod_small")["inv_sigmoid"], inverse_sigmoid(x))
+    hold("deformable transformer", TOLERANCE, off)
+
+
 def test_patch_kernels(cases, golden):
     case, want = cases["modules"]["mod_dynamic"], golden("mod_dynamic")
     b, t, h, w, seeds = *(case[k] for k in "bthw"), case["seeds"]
+    count = want["out"].shape[1] // t
     module = seed_module(PatchKernels(HIDDEN, 16), "")
     with torch.no_grad():
-        kernels = module(randn(seeds["queries"], b * t, QUERIES, HIDDEN))
+        kernels = module(randn(seeds["queries"], b * t, count, HIDDEN))
         features = randn(seeds["features"], b, t, HIDDEN, h, w).flatten(0, 1)
-        points = rand(seeds["refs"], b, t * QUERIES, 2).view(b, t, QUERIES, 2)
+        points = rand(seeds["refs"], b, t * count, 2).view(b, t, count, 2)
         size_px = torch.from_numpy(want["sizes"].array).flip(1)  # (h, w) to (w, h)
         centres_px = (points * size_px[:, None, None]).flatten(0, 1)
         out = module.draw(kernels, features, centres_px)
     hold("patch kernels", TOLERANCE, compare(want["params"], kernels))
-    hold("patch kernels", TOLERANCE, compare(want["out"], out.view(b, t * QUERIES, 16, h, w)))
+    hold("patch kernels", TOLERANCE, compare(want["out"], out.view(b, t * count, 16, h, w)))
 
 
 def test_mask_optimizer(cases, golden):

@@ -1,7 +1,5 @@
 """Group of every parameter and its rate, against the published optimizer."""
 
-import json
-
 import pytest
 import torch
 
@@ -14,11 +12,8 @@ TEXT_LAYERS = 12
 
 
 @pytest.fixture(scope="module")
-def want(golden_dir):
-    path = golden_dir / "optimizer_groups.json"
-    if not path.is_file():
-        pytest.skip(f"{golden_dir} has no optimizer_groups.json")
-    recipes = json.loads(path.read_text())
+def want(table):
+    recipes = table("optimizer_groups")
     return {name: value for name, value in recipes.items() if "/" in name}
 
 

@@ -1,7 +1,5 @@
 """From network masks to answers, against the published numbers."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +10,8 @@ from tests.golden.fixtures import hold, rand, randn
 
 
 @pytest.fixture
-def want(golden_dir):
-    return json.loads((golden_dir / "post.json").read_text())
+def want(table):
+    return table("post")
 
 
 def blocks(seed: int, *shape: int) -> torch.Tensor:
@@ -68,8 +66,8 @@ def test_candidates(want, benchmark):
                 torch.testing.assert_close(got.boxes_xyxy_px[place], box, rtol=1e-5, atol=1e-4)
 
 
-def test_size_rules(golden_dir):
-    tables = json.loads((golden_dir / "data.json").read_text())
+def test_size_rules(table):
+    tables = table("data")
     for width, height, got_width, got_height in tables["inference_resize"]["rows"]:
         assert resized(height, width, 360) == (got_height, got_width)
     for width, height, short, long, got_width, got_height in tables["resize_table"]["rows"]:

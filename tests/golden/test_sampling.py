@@ -1,8 +1,7 @@
 """Which frames make a clip: equal to the published sampling, draw for draw."""
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from tests.golden.published_draws import FrameDraws, seed_published
 
 
 @pytest.fixture(scope="module")
-def tables(golden_dir: Path) -> dict[str, Any]:
-    return json.loads((golden_dir / "data.json").read_text())
+def tables(table: Callable[[str], Any]) -> dict[str, Any]:
+    return table("data")
 
 
 def test_youtube_vos(tables: dict[str, Any]) -> None:

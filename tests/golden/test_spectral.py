@@ -35,7 +35,7 @@ def test_chain_over_levels(case, golden):
 @torch.no_grad()
 def test_without_incoming_gaussian(case, golden):
     want = golden("mod_spectral")
-    x = randn(case["seed"] + 1, 2, HIDDEN, *case["sizes"][1])
+    x = randn(case["seed"] + 1, *want["l1/pre_nogauss"].shape)
     y, gaussian = spectral_filter("input_fft.1.")(x)
     hold("spectral filter", TOLERANCE, compare(want["l1/pre_nogauss"], y))
     hold("spectral filter", 1e-6, compare(want["l1/gauss_none"], gaussian))
@@ -44,9 +44,9 @@ def test_without_incoming_gaussian(case, golden):
 def test_gradients(case, golden):
     want = golden("mod_spectral")
     filters = spectral_filter("input_fft.0.")
-    size = case["sizes"][case["grad_level_size"]]
-    x = randn(case["grad_seed_x"], 2, HIDDEN, *size).requires_grad_()
-    (filters(x)[0] * randn(case["grad_seed_weight"], 2, HIDDEN, *size)).sum().backward()
+    shape = want["grad/x"].shape
+    x = randn(case["grad_seed_x"], *shape).requires_grad_()
+    (filters(x)[0] * randn(case["grad_seed_weight"], *shape)).sum().backward()
     hold("spectral filter", TOLERANCE, compare(want["grad/x"], x.grad))
     for name in ("laplace.bias", "conv2.bias", "fc.2.weight"):
         hold(

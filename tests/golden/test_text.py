@@ -42,7 +42,9 @@ def test_text_model(text_case, cases, golden):
 def test_projections(cases, golden):
     want, seeds = golden("mod_small"), cases["modules"]["mod_small"]["seeds"]
     encoder = roberta(1, vocab_size=10)
-    words = encoder.words(randn(seeds["text_proj"], 2, 3, 768))
-    sentence = encoder.sentence(randn(seeds["sentence_proj"], 2, 768))
+    words = encoder.words(randn(seeds["text_proj"], *want["text_proj"].shape[:-1], 768))
+    sentence = encoder.sentence(
+        randn(seeds["sentence_proj"], *want["sentence_proj"].shape[:-1], 768)
+    )
     hold("text encoder", TOLERANCE, compare(want["text_proj"], words))
     hold("text encoder", TOLERANCE, compare(want["sentence_proj"], sentence))

@@ -1,9 +1,8 @@
 """Sizes, boxes, masks, words, pixels and colours against the published transforms."""
 
 import io
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ from shards.source import target_boxes
 from tests.golden.fixtures import Cases, Entry, blob, compare, hold, read_fixture
 from tests.golden.published_draws import ColourDraws, StepDraws, seed_published
 
+GREY = 1 / 255 / 0.225  # a grey level, normalised
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -46,8 +47,8 @@ class Clip:
 
 
 @pytest.fixture(scope="module")
-def clip(golden_dir: Path, cases: Cases) -> Clip:
-    tables = json.loads((golden_dir / "data.json").read_text())
+def clip(golden_dir: Path, cases: Cases, table: Callable[[str], Any]) -> Clip:
+    tables = table("data")
     height, width = cases["data"]["frame"]
     k, y, x, c = np.ogrid[:3, :height, :width, :3]
     frames = ((3 * x + 2 * y + 50 * c + 20 * k) % 256).astype(np.uint8)
@@ -143,16 +144,18 @@ def test_words(clip: Clip) -> None:
 def test_pixels(clip: Clip, decoder: FrameDecoder) -> None:
     for name, expected, record in outcomes(clip):
         pixels = decode(decoder, clip.frames, record)
-        if name.startswith("resize_"):
-            reference = np.asarray(_reference(clip.frames[0], *record.size))
-            found = pixels[0].numpy().astype(int)
-            if f"{name}/frame0" in clip.arrays:
-                assert compare(clip.arrays[f"{name}/frame0"], reference) == 0
-            off = np.abs(found - reference)
-            assert off.max() <= 32, name  # the frames are sawtooths with steps of 256
-            assert off.mean() <= 0.5, name
-        elif name != "normalize":
-            assert sum(int(p.long().sum()) for p in pixels) == expected["image_sum"], name
+        if name == "normalize":
+            continue
+        total = sum(int(p.long().sum()) for p in pixels)
+        resized_image = name.startswith("resize_")
+        group = "transforms, sums of resized pixels" if resized_image else "transforms, sums"
+        hold(group, 1e-5 * resized_image, abs(total / expected["image_sum"] - 1), name)
+        if f"{name}/frame0" in clip.arrays:  # Pillow's; ours rounds half a level otherwise
+            stored = clip.arrays[f"{name}/frame0"]
+            found = pixels[0].numpy().astype(int).reshape(-1)[:: stored.stride]
+            off = np.abs(found - stored.values.astype(int).reshape(-1))
+            hold("transforms, resized pixels in grey levels", 1, off.max(), name)
+            hold("transforms, share of resized pixels that differ", 0.01, (off > 0).mean(), name)
 
 
 def _reference(frame: np.ndarray, height: int, width: int) -> Image.Image:
@@ -163,9 +166,8 @@ def test_normalise(clip: Clip, decoder: FrameDecoder) -> None:
     record = Record(clip.size, ())
     pixels = decode(decoder, clip.frames, record)
     frames = Collator()(pixels, [record], len(pixels), pad_to=1)[0]
-    assert float(frames.sum()) == pytest.approx(
-        clip.tables["transforms"]["steps"]["normalize"]["image_sum"], rel=1e-3
-    )
+    total = clip.tables["transforms"]["steps"]["normalize"]["image_sum"]
+    hold("transforms, normalised pixels", 1e-6, abs(float(frames.double().sum()) / total - 1))
     hold("transforms, normalised pixels", 1e-6, compare(clip.arrays["normalize/frame0"], frames[0]))
 
 
@@ -184,10 +186,10 @@ def test_colours(clip: Clip) -> None:
             inside = (found > 0) & (found < 255)  # outside, the published colours wrap around
             assert inside.mean() > 0.3
             off = np.abs(np.floor(found) - wanted)[inside]
-            hold("transforms, colours in grey levels", 1.5, off.max(), name)
+            hold("transforms, colours in grey levels", 1, off.max(), name)
             wrapped = recolour(channels.float(), colour, wrap=True).permute(1, 2, 0).numpy()
             off = np.abs((wrapped - wanted + 128) % 256 - 128)  # 255 and 0 are neighbours
-            hold("transforms, published colours in grey levels", 1.5, off.max(), name)
+            hold("transforms, published colours in grey levels", 1, off.max(), name)
 
 
 def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
@@ -198,31 +200,47 @@ def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
     masks = np.stack(
         [np.asarray(Image.fromarray(mask).resize((width, height), 0)) for mask in clip.masks]
     )
+    captions = {}
     for row in table["rows"]:
         seed_published(row["seed"])
         steps = draw_steps(augmentation, (height, width), StepDraws())
         record = Record((height, width), steps, draw_colours(augmentation, 3, ColourDraws()))
+        published = replace(record, published=True)
         assert list(record.size) == row["size"]
         boxes, visible = target_boxes(masks, record)
         assert visible.tolist() == [bool(v) for v in row["valid"]]
         np.testing.assert_allclose(boxes[visible], np.array(row["boxes"])[visible], atol=1e-6)
         assert not boxes[~visible].any()
-        published, _ = target_boxes(masks, replace(record, published=True))
-        np.testing.assert_allclose(published, row["boxes"], atol=1e-6)
+        np.testing.assert_allclose(target_boxes(masks, published)[0], row["boxes"], atol=1e-6)
         rows, columns = gather_maps(record)
         assert masks[:, rows][:, :, columns].sum((1, 2)).tolist() == row["mask_area"]
-        words = mirror_words("left dog") if record.mirrored else "left dog"
-        assert words == row["caption"]
-        ours = Collator()(decode(decoder, frames, record), [record], 3, pad_to=1)[0]
-        wrapped, clipped = _step_by_step(frames, record)
-        assert float(wrapped.mean()) == pytest.approx(row["mean"], abs=2e-3)
-        assert float(wrapped.std()) == pytest.approx(row["std"], abs=2e-3)
-        assert float((ours - clipped).abs().mean()) < 1.5 / 255 / 0.225  # 1.5 grey levels
+        captions.setdefault(record.mirrored, row["caption"])
+        assert captions[record.mirrored] == row["caption"]
+        hold_pixels(row, collate(decoder, frames, published))
+        off = (collate(decoder, frames, record) - step_by_step(frames, record)).abs().mean()
+        hold("transforms, pipeline against Pillow, mean in grey levels", 0.01, off / GREY)
+    if len(captions) == 2:
+        assert mirror_words(captions[False]) == captions[True]
 
 
-def _step_by_step(frames: np.ndarray, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised frames by Pillow; grey levels beyond 0 to 255 once wrapped, once clipped."""
-    wrapped, clipped = [], []
+def collate(decoder: FrameDecoder, frames: np.ndarray, record: Record) -> torch.Tensor:
+    return Collator()(decode(decoder, frames, record), [record], len(frames), pad_to=1)[0]
+
+
+def hold_pixels(row: dict[str, Any], published: torch.Tensor) -> None:
+    """The reference gives mean and deviation only.
+
+    A frame whose colours stay as they are loses whole grey levels of some pixels on OpenCV's way
+    to HSV and back: 0.05 of a level in the mean of a clip with such a frame, otherwise 0.0005.
+    """
+    for name, got in (("mean", published.mean()), ("std", published.std())):
+        off = abs(float(got) - row[name]) / GREY
+        hold("transforms, whole pipeline, mean and deviation in grey levels", 0.3, off, name)
+
+
+def step_by_step(frames: np.ndarray, record: Record) -> torch.Tensor:
+    """Normalised frames by Pillow and NumPy; colours beyond 0 to 255 are clipped."""
+    clipped = []
     for frame, colour in zip(frames, record.colours, strict=True):
         image = Image.fromarray(frame)
         for step in record.steps:
@@ -236,8 +254,8 @@ def _step_by_step(frames: np.ndarray, record: Record) -> tuple[torch.Tensor, tor
         pixels = (np.asarray(image, np.float64) + colour.brightness).clip(0, 255) * colour.contrast
         highest = pixels.max(-1, keepdims=True)
         pixels = (highest - (highest - pixels) * colour.saturation)[..., list(colour.channels)]
-        wrapped.append(np.trunc(pixels) % 256)
         clipped.append(pixels.clip(0, 255))
-    both = (torch.from_numpy(np.stack(v)).float() / 255 for v in (wrapped, clipped))
-    first, second = ((v - torch.tensor(MEAN)) / torch.tensor(DEVIATION) for v in both)
-    return first.permute(0, 3, 1, 2), second.permute(0, 3, 1, 2)
+    normalised = (torch.from_numpy(np.stack(clipped)).float() / 255 - torch.tensor(MEAN)) / (
+        torch.tensor(DEVIATION)
+    )
+    return normalised.permute(0, 3, 1, 2)

@@ -1,13 +1,19 @@
-"""The published size, with random weights, for one training step on a CPU."""
+"""The published network with random weights on a CPU: a training step, clips of any length."""
 
+import os
+from dataclasses import replace
+
+import pytest
 import torch
 from accelerate import Accelerator
 
-from sgmg import SgMg, SgMgConfig
+from sgmg import SgMg, SgMgConfig, backbone
 from sgmg.matcher import Targets
 from sgmg.optim import parameter_groups, step_decay
 from sgmg.text_encoder import train_tokenizer
 from sgmg.update import Update
+from sgmg.video_swin import SwinSize
+from tests.sgmg.tiny import tiny_model
 
 ROBERTA_BASE = {
     "model_type": "roberta",
@@ -44,3 +50,35 @@ def test_a_training_step_at_the_published_size():
     assert all(value == value and abs(value) < 1e3 for value in terms.values())
     unmoved = [name for name, p in trained.items() if torch.equal(p, before[name])]
     assert unmoved == []
+
+
+LONG = "SGMG_LONG" in os.environ
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("frames", [1, 65, 127, 200] if LONG else [1, 65])
+def test_video_swin_takes_clips_of_any_length(frames, monkeypatch):
+    """With SGMG_LONG=1 of the published width. The published attention refuses 65 to 127 frames."""
+    if not LONG:
+        monkeypatch.setitem(backbone.SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
+    model = tiny_model(backbone="video_swin_t")
+    clip = torch.randn(1, frames, 3, 129, 129, generator=torch.Generator().manual_seed(0))
+    padding, tokens = torch.zeros(1, 129, 129, dtype=torch.bool), model.tokenize(["a dog"])
+
+    def first(queries):
+        return torch.zeros(1, dtype=torch.long)
+
+    visual = model.look(clip, padding)
+    whole = model.refer(visual, tokens, first)
+    assert whole.mask_logits.shape == (1, frames, 129, 129)
+    assert whole.mask_logits.isfinite().all()
+    assert min(visual.levels[-1].shape[-2:]) == 3
+
+    # behind the backbone a frame knows nothing of the others: the last two give the same alone
+    last = replace(
+        visual,
+        levels=tuple(x[:, -2:] for x in visual.levels),
+        details=(visual.details[0][:, -2:], visual.details[1][:, -2:]),
+    )
+    alone = model.refer(last, tokens, first)
+    torch.testing.assert_close(alone.mask_logits, whole.mask_logits[:, -2:], rtol=1e-4, atol=1e-4)
