@@ -127,6 +127,7 @@ def load_predictor(settings: Settings, how: str, device: Any) -> Predictor | Non
         short_side=settings.short_side,
         long_side=settings.long_side or {"ranked": 640}.get(how),
         window=settings.window or {"merged": 36}.get(how),
+        pad_to=32 if how == "ranked" else 16,
     )
 
 
@@ -135,7 +136,7 @@ def claim(settings: Settings, shard_set: ShardSet, predictor: Predictor | None) 
     told = {"shards": shard_set.hash, "source": str(settings.source)}
     if predictor:
         weights = (find_checkpoint(settings.source) / "model.safetensors").read_bytes()
-        sizes = [predictor.short_side, predictor.long_side, predictor.window]
+        sizes = [predictor.short_side, predictor.long_side, predictor.window, predictor.pad_to]
         told |= {"source": hashlib.sha256(weights).hexdigest(), "sizes": str(sizes)}
     place, parts = settings.out / "evaluation.json", settings.out / "videos"
     if place.is_file() and json.loads(place.read_text(encoding="utf-8")) != told:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import train
 from sgmg import SgMg
 from sgmg.checkpoint import to_published_name
 from sgmg.optim import parameter_groups
@@ -34,3 +35,19 @@ def test_groups(want):
             if "names" in group:
                 published = {n.replace("transformer.decoder.bbox", "bbox") for n in group["names"]}
                 assert {names[p] for p in got["params"]} == published, recipe
+
+
+@pytest.mark.parametrize(
+    ("recipe", "clips_a_gpu"), [("pretrain-refcoco", 2), ("ref-youtube-vos", 1), ("ref-davis17", 1)]
+)
+def test_rates_are_scaled_by_an_eighth_of_the_published_gpus(recipe, clips_a_gpu):
+    settings = train.RECIPES[recipe][1]
+    gpus = settings.data.batch_size / clips_a_gpu
+    model = torch.nn.Module()
+    model.backbone, model.head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizer, _ = train.build_optimizer(settings, model, total=10, epoch=5)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    published = {"base": 1e-4, "backbone": 5e-5}
+    assert {name: rates[name] for name in published} == pytest.approx(
+        {name: rate * gpus / 8 for name, rate in published.items()}
+    )

@@ -1,11 +1,14 @@
 """From network masks to answers, against the published numbers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from sgmg.predictor import candidates, merge_objects, resized, restore
+import evaluate
+from sgmg.predictor import Predictor, candidates, merge_objects, resized, restore
 from tests.golden.fixtures import hold, rand, randn
 
 
@@ -72,3 +75,13 @@ def test_size_rules(table):
         assert resized(height, width, 360) == (got_height, got_width)
     for width, height, short, long, got_width, got_height in tables["resize_table"]["rows"]:
         assert resized(height, width, short, long) == (got_height, got_width)
+
+
+def test_frames_are_padded_as_in_the_reference(cases, monkeypatch):
+    monkeypatch.setattr(evaluate, "find_checkpoint", lambda source: source)
+    monkeypatch.setattr(Predictor, "load", lambda *_, **settings: settings["pad_to"])
+    settings = evaluate.Settings(source=Path("network"), shards="shards")
+    ways = {"video": ["clips", "merged"], "annotated_frame": ["ranked"], "image": ["ranked"]}
+    for case in cases["models"].values():
+        for way in ways[case["path"]]:
+            assert evaluate.load_predictor(settings, way, "cpu") == case["pad_to"]
