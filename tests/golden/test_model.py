@@ -1,5 +1,7 @@
 """The whole network on its paths (video, annotated frame, image) against the published numbers."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,8 @@ def test_model(model_case, cases, golden, networks):
 
 @torch.no_grad()
 def test_bfloat16_keeps_the_masks(model_case, cases, networks):
+    if model_case != next(iter(cases["models"])) and "SGMG_LONG" not in os.environ:
+        pytest.skip("slow without bfloat16 arithmetic: set SGMG_LONG=1 for all cases")
     case = cases["models"][model_case]
     model = networks(case["backbone"])
     frames, padding, annotated, tokens = inputs_of(cases, case)

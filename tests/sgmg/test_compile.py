@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from sgmg import backbone as backbones
 from sgmg import best_query
 from sgmg.matcher import Matcher, Targets
 from sgmg.text_encoder import Tokens
+from sgmg.video_swin import SwinSize
 from tests.sgmg.tiny import EXPRESSIONS, clips, tiny_model
 
 long = pytest.mark.skipif(
@@ -102,7 +104,8 @@ def test_training_with_the_matcher_is_one_graph():
 
 @long
 @pytest.mark.parametrize("backbone", ["video_swin_t", "swin_t", "resnet50"])
-def test_published_parts_are_one_graph(backbone):
+def test_published_parts_are_one_graph(backbone, monkeypatch):
+    monkeypatch.setitem(backbones.SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
     sizes = {"decoder_layers": 1, "dropout": 0.0, "drop_path": 0.0}
     model = tiny_model(backbone=backbone, text_config=ROBERTA, **sizes)
     ids = torch.tensor([[0, 10, 20, 2], [0, 7, 2, 1]])
