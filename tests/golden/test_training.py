@@ -137,7 +137,7 @@ def test_targets(step, golden, training_case):
     ):
         hold("training targets", 1e-6, compare(stored[f"target{i}/boxes"], boxes))
         assert masks.flatten(1).sum(1).tolist() == stored[f"target{i}/mask_area"].array.tolist()
-        assert step.targets.visible[i].tolist() == stored[f"target{i}/valid"].array.tolist()
+        assert step.targets.visible[i].int().tolist() == stored[f"target{i}/valid"].array.tolist()
 
 
 def test_outputs_of_every_layer(step, golden, training_case):

@@ -28,6 +28,8 @@ ROBERTA = {
     "num_attention_heads": 1,
     "intermediate_size": 32,
     "max_position_embeddings": 20,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
 }
 
 
