@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sgmg import backbone as backbones
 from sgmg import best_query
+from sgmg.heads import Perceptron
 from sgmg.matcher import Matcher, Targets
 from sgmg.text_encoder import Tokens
 from sgmg.video_swin import SwinSize
@@ -124,13 +125,7 @@ def test_gradients_of_the_traced_backward_are_the_same():
 
 @long
 @needs_compiler
-def test_inductor_gives_the_same_masks():
-    model = tiny_model(decoder_layers=1)
-    evaluate_both_ways(model, model.tokenize(EXPRESSIONS[:1]))
-
-
-@long
-@needs_compiler
-def test_inductor_gives_the_same_gradients():
-    model = tiny_model(decoder_layers=1, dropout=0.0)
-    train_both_ways(model, model.tokenize(EXPRESSIONS[:2]), tolerance=1e-4)
+def test_inductor_gives_the_same_numbers():
+    part = Perceptron(8, 16, 4)
+    x = torch.randn(3, 8)
+    hold_same(torch.compile(part, fullgraph=True)(x), part(x))
