@@ -29,7 +29,7 @@ def test_chain_over_levels(case, golden):
         after, gaussian = spectral_filter(f"input_fft_post.{level}.")(0.5 * before, gaussian)
         hold("spectral filter", TOLERANCE, compare(want[f"l{level}/pre"], before))
         hold("spectral filter", TOLERANCE, compare(want[f"l{level}/post"], after))
-        hold("spectral filter", 1e-6, compare(want[f"l{level}/gauss"], gaussian))
+        hold("spectral filter, Gaussian", 1e-6, compare(want[f"l{level}/gauss"], gaussian))
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def test_without_incoming_gaussian(case, golden):
     x = randn(case["seed"] + 1, *want["l1/pre_nogauss"].shape)
     y, gaussian = spectral_filter("input_fft.1.")(x)
     hold("spectral filter", TOLERANCE, compare(want["l1/pre_nogauss"], y))
-    hold("spectral filter", 1e-6, compare(want["l1/gauss_none"], gaussian))
+    hold("spectral filter, Gaussian", 1e-6, compare(want["l1/gauss_none"], gaussian))
 
 
 def test_gradients(case, golden):
