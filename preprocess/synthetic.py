@@ -68,7 +68,7 @@ class SyntheticSettings:
             teach looks.
     """
 
-    train_videos: int = 1500
+    train_videos: int = 1000
     valid_videos: int = 40
     images: int = 2500
     valid_images: int = 100
