@@ -1,14 +1,17 @@
 """How weights move: parameter groups, learning-rate scale and schedules."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
+
+from sgmg.motion_convnet import NeighbourCorrelation
 
 _POSITIONS = ("sampling_offsets", "reference_points")  # layers that only place sampling points
 
@@ -34,28 +37,32 @@ def parameter_groups(
     """
     rates = {"base": lr, "backbone": backbone_lr, "text_encoder": text_lr, "linear_proj": lr}
     members: dict[str, list[Tensor]] = {name: [] for name in rates}
-    text_models = [n for n, m in model.named_modules() if isinstance(m, PreTrainedModel)]
+    kinds: dict[str, str] = {}  # of parameters that stand out by the module they belong to
+    for prefix, module in model.named_modules():
+        if isinstance(module, PreTrainedModel | NeighbourCorrelation):
+            kind = "text_encoder" if isinstance(module, PreTrainedModel) else "base"
+            kinds |= {f"{prefix}.{name}": kind for name, _ in module.named_parameters()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members[_group(name, text_models)].append(parameter)
+            members[kinds.get(name) or _group(name)].append(parameter)
     return [
         {"name": name, "params": members[name], "lr": rate, "weight_decay": weight_decay}
         for name, rate in rates.items()
     ]
 
 
-def step_decay(optimizer: Optimizer, drops: Sequence[int], *, factor: float = 0.1) -> MultiStepLR:
+def step_decay(optimizer: Optimizer, drops: Sequence[int], *, factor: float = 0.1) -> LambdaLR:
     """Multiply all rates by ``factor`` at each drop.
 
     Args:
         optimizer: What to schedule.
-        drops: Updates after which the rates fall.
+        drops: Updates after which the rates fall, ascending.
         factor: New over old rate.
 
     Returns:
-        A scheduler to step once an update.
+        A scheduler to step once an update; its state is plain values.
     """
-    return MultiStepLR(optimizer, milestones=list(drops), gamma=factor)
+    return LambdaLR(optimizer, lambda update: factor ** bisect_right(drops, update))
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, floor: float = 1.0) -> LambdaLR:
@@ -85,6 +92,27 @@ def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, floor: float
     return LambdaLR(optimizer, factor)
 
 
+def make_schedule(
+    optimizer: Optimizer, kind: str, *, drops: Sequence[int], warmup: int, total: int
+) -> LambdaLR:
+    """The schedule a recipe names.
+
+    Args:
+        optimizer: What to schedule.
+        kind: ``step``, ``cosine`` (down to a fiftieth) or ``constant``.
+        drops: Updates after which the rates fall tenfold (``step``).
+        warmup: Updates of the rise (the others).
+        total: Updates in all.
+
+    Returns:
+        A scheduler to step once an update.
+    """
+    if kind == "step":
+        return step_decay(optimizer, drops)
+    floor = 0.02 if kind == "cosine" else 1.0
+    return warmup_cosine(optimizer, warmup=warmup, total=total, floor=floor)
+
+
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     """Norm of the gradient of each top-level part, for the log.
 
@@ -102,9 +130,7 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     return norms
 
 
-def _group(name: str, text_models: Sequence[str]) -> str:
-    if name.startswith("backbone.") and not name.startswith("backbone.body.motion."):
+def _group(name: str) -> str:
+    if name.startswith("backbone."):
         return "backbone"
-    if any(name.startswith(f"{prefix}.") for prefix in text_models):
-        return "text_encoder"
     return "linear_proj" if any(word in name for word in _POSITIONS) else "base"

@@ -17,7 +17,7 @@ import train
 from preprocess import build_shards
 from shards import ShardSet
 
-QUICK = ["--optim.warmup", "1", "--picture-every", "2", "--save-every", "2", "--keep", "5"]
+QUICK = ["--optim.warmup", "1", "--save-every", "2", "--keep", "5"]
 
 
 def run(module: object, *arguments: object) -> None:

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
+from sgmg.motion_convnet import NeighbourCorrelation
 from sgmg.optim import (
     gradient_norms,
     parameter_groups,
@@ -18,7 +19,7 @@ def network() -> nn.Module:
     text = nn.ModuleDict({"model": RobertaModel(roberta), "project": nn.Linear(4, 4)})
     attention = nn.ModuleDict({"sampling_offsets": nn.Linear(4, 4), "value": nn.Linear(4, 4)})
     backbone = nn.ModuleDict({"stem": nn.Linear(4, 4), "sampling_offsets": nn.Linear(4, 4)})
-    backbone["body"] = nn.ModuleDict({"motion": nn.Linear(4, 4)})
+    backbone["compare"] = NeighbourCorrelation(4, radius=1)
     return nn.ModuleDict({"backbone": backbone, "text_encoder": text, "attention": attention})
 
 
@@ -42,9 +43,11 @@ def test_every_parameter_is_in_the_group_of_its_part() -> None:
         f"backbone.{n}.{kind}" for n in ("stem", "sampling_offsets") for kind in ("weight", "bias")
     }
     assert groups["linear_proj"] == {f"attention.sampling_offsets.{k}" for k in ("weight", "bias")}
-    assert groups["base"] == {
+    motion = {n for n, _ in model.named_parameters() if n.startswith("backbone.compare.")}
+    assert len(motion) == 7
+    assert groups["base"] == motion | {
         f"{n}.{kind}"
-        for n in ("attention.value", "text_encoder.project", "backbone.body.motion")
+        for n in ("attention.value", "text_encoder.project")
         for kind in ("weight", "bias")
     }
     rest = {n for n, _ in model.named_parameters() if n.startswith("text_encoder.model.")}
