@@ -59,7 +59,7 @@ def replay(folder: Path, device: torch.device) -> Iterator[str]:
         try:
             with torch.autocast(device.type, kind, enabled=kind is not None):
                 _, terms = answer(model, share.to(device), visible)
-            yield ", ".join(f"{name} {float(term):.4g}" for name, term in terms.items())
+            yield ", ".join(f"{name} {float(term.detach()):.4g}" for name, term in terms.items())
             terms["total"].backward()
         except NonFiniteLossError as error:
             yield str(error)

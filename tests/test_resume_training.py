@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 
 import train
 from sgmg.resume import download, find_state, open_run, upload
-from shards import ShardError
 from shards.storage import Storage
 from tests.processes import finish, start, train_with
-from tests.shards.object_server import forbidden, object_server
+from tests.shards.object_server import object_server
 from tests.test_train_evaluate import losses, shapes
 
 KILLS = int(os.environ.get("SGMG_KILLS", "2"))
@@ -29,7 +28,8 @@ assert shapes  # a fixture
 def arguments(shapes: Path, out: Path, *more: object) -> list[object]:
     """A small network that has no statistics over a batch, with dropped paths."""
     sets = ["--data.shards", shapes / "train", "--data.batch-size", 2, "--tracker", "none"]
-    how = ["--backbone", "timm:test_convnext", "--optim.warmup", 1, "--save-every", 1]
+    how = ["--backbone", "timm:test_convnext", "--optim.lr", 1e-4, "--save-every", 1]
+    how += ["--optim.warmup", 1]
     return ["synthetic", "--out", out, *sets, *how, "--optim.steps", STEPS, *more]
 
 
@@ -45,11 +45,16 @@ def same(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert finish(start(1, train_with, *arguments(shapes, out))) == [0]
-    assert [row["step"] for row in losses(out)] == [str(step + 1) for step in range(STEPS)]
-    return out
+def undisturbed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Run folder by number of processes."""
+    runs = {}
+    for count in (1, 2):
+        runs[count] = tmp_path_factory.mktemp("undisturbed") / "run"
+        group = start(count, train_with, *arguments(shapes, runs[count], "--keep", STEPS))
+        assert finish(group) == [0] * count
+    assert [row["step"] for row in losses(runs[1])] == [str(step + 1) for step in range(STEPS)]
+    alike(*runs.values())
+    return runs
 
 
 def wait_for_save(run: Path, before: Sequence[str]) -> None:
@@ -61,10 +66,10 @@ def wait_for_save(run: Path, before: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
-    shapes: Path, undisturbed: Path, tmp_path: Path, processes: int
+    shapes: Path, undisturbed: dict[int, Path], tmp_path: Path, processes: int
 ) -> None:
     generator, run = random.Random(processes), tmp_path / "run"
-    for _ in range(KILLS if processes == 1 else 1):
+    for _ in range(KILLS // processes):
         before = [p.name for p in run.glob("step-*")]
         group = start(processes, train_with, *arguments(shapes, run, "--resume", "auto"))
         wait_for_save(run, before)
@@ -74,24 +79,20 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
         finish(group)
     group = start(processes, train_with, *arguments(shapes, run, "--resume", "auto"))
     assert finish(group) == [0] * processes
-    if processes == 1:
-        same(undisturbed, run)
-    else:
-        alike(undisturbed, run)
+    same(undisturbed[processes], run)
     assert not list(run.glob("*.partial"))
 
 
 def alike(one: Path, other: Path) -> None:
     """Losses of runs on other numbers of processes."""
-    rows = zip(losses(one), losses(other), strict=True)
-    for want, got in rows:
-        assert {n: float(x) for n, x in got.items()} == pytest.approx(
-            {n: float(x) for n, x in want.items()}, rel=1e-5
-        )
+    for want, got in zip(losses(one), losses(other), strict=True):
+        terms = [name for name in want if "norm" not in name]  # losses; AdamW blows up the rest
+        expected = {name: float(want[name]) for name in terms}
+        assert {name: float(got[name]) for name in terms} == pytest.approx(expected, rel=1e-5)
 
 
 def test_sigterm_saves_and_leaves_and_any_number_of_processes_goes_on(
-    shapes: Path, undisturbed: Path, tmp_path: Path
+    shapes: Path, undisturbed: dict[int, Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     for processes in (2, 1):
@@ -109,37 +110,56 @@ def test_sigterm_saves_and_leaves_and_any_number_of_processes_goes_on(
         assert codes == [train.INTERRUPTED] * processes
         assert len({p.name for p in run.glob("step-*")} - {*before}) == 1
     assert finish(start(2, train_with, *arguments(shapes, run, "--resume", "auto"))) == [0, 0]
-    alike(undisturbed, run)
+    alike(undisturbed[2], run)
+
+
+def with_little_room(*given: object) -> None:
+    """Train where no file may have more bytes than this, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+    train_with(*given)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(
-    shapes: Path, undisturbed: Path, tmp_path: Path
+    shapes: Path, undisturbed: dict[int, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(undisturbed, run)
+    shutil.copytree(undisturbed[1], run)
     for step in range(3, STEPS + 1):
-        shutil.rmtree(run / f"step-{step:06d}", ignore_errors=True)
-    shutil.copytree(undisturbed / f"step-{STEPS:06d}", run / "step-000002", dirs_exist_ok=True)
-    shutil.rmtree(run / "step-000002")
-    assert find_state("auto", undisturbed).name == f"step-{STEPS:06d}"
+        shutil.rmtree(run / f"step-{step:06d}")
+    group = start(1, with_little_room, *arguments(shapes, run, "--resume", "auto"))
+    assert finish(group) == [1]
+    assert "step-000003 could not be saved" in capfd.readouterr().err
+    assert [p.name for p in sorted(run.glob("step-*"))] == ["step-000001", "step-000002"]
+    assert finish(start(1, train_with, *arguments(shapes, run, "--resume", "auto"))) == [0]
+    same(undisturbed[1], run)
 
 
-def test_a_copy_elsewhere_gives_the_run_back(undisturbed: Path, tmp_path: Path) -> None:
-    newest, run = undisturbed / f"step-{STEPS:06d}", tmp_path / "new"
+def test_a_copy_elsewhere_gives_the_run_back(
+    undisturbed: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, run = undisturbed[1], tmp_path / "new"
+    monkeypatch.setattr("shards.backends._PATIENCE", 0.1)
     with object_server() as server:
         store = Storage(f"{server.url}/runs/one")
-        for step in (5, 6, 6, 6):  # a file no longer named in the index is used again
-            upload(undisturbed / f"step-{step:06d}", store)
-        assert sum(name.endswith(".tar") for name in server.objects) <= 5
-        server.faults += [forbidden] * 3
-        with pytest.raises(ShardError):
+        for step in range(1, STEPS + 1):
+            upload(first / f"step-{step:06d}", store)
+        run.mkdir()
+        newest = f"step-{STEPS:06d}"
+        last = max(server.objects)
+        whole, server.objects[last] = server.objects[last], server.objects[last][:1000]
+        with pytest.raises(ValueError, match="cut short|unexpected end|could not be"):
             download(store, run)
-        download(store, run)
-        assert find_state("auto", run) == run / newest.name
-        for path in newest.rglob("*"):
-            if path.is_file():
-                copy = run / newest.name / path.relative_to(newest)
-                assert copy.read_bytes() == path.read_bytes()
+        assert find_state("auto", run) is None
+        server.objects[last] = whole
         open_run(run, resume=True)
-        with pytest.raises(ValueError, match="earlier run: go on with --resume auto"):
-            open_run(run, resume=False)
+        download(store, run)
+        assert find_state("auto", run) == run / newest
+        for path in (first / newest).rglob("*"):
+            if path.is_file():
+                copy = run / newest / path.relative_to(first / newest)
+                assert copy.read_bytes() == path.read_bytes()
+        upload(run / newest, store)  # of the six, only this one is still there
+        upload(run / newest, store)
+        assert len([name for name in server.objects if name.endswith(".tar")]) == STEPS + 1
+    with pytest.raises(ValueError, match="earlier run: go on with --resume auto"):
+        open_run(run, resume=False)
