@@ -10,17 +10,6 @@ type that autocast gives them. Kernels' scratch space, fragmentation, DALI and C
 The last line is JSON.
 """
 
-import argparse
-import json
-
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
-
-from sgmg import SgMg, SgMgConfig
-from sgmg.memory import recompute_blocks
-from sgmg.text_encoder import Tokens
-
 ROBERTA = {
     "model_type": "roberta", "vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12,
     "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514,

@@ -190,8 +190,11 @@ def download(store: Store, run: Path) -> None:
     if not newest or any(_step(path.name) >= _step(newest) for path in _checkpoints(run)):
         return
     unfinished = run / f"{newest}.partial"
-    with store.stream(copies[newest]) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-        tar.extractall(unfinished, filter="data")
+    try:
+        with store.stream(copies[newest]) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            tar.extractall(unfinished, filter="data")
+    except tarfile.TarError as error:
+        raise ValueError(f"the copy of {newest} is broken ({error}): delete it") from error
     unfinished.rename(run / newest)
 
 
