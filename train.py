@@ -11,12 +11,11 @@ is a model folder for `evaluate.py` and has what `--resume auto` needs to go on.
 leaves with exit code 75: start again with `--resume auto`. A loss that is not finite leaves a dump.
 """
 
-import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -141,32 +140,24 @@ TINY_DATA = Data(style="synthetic", num_frames=2, batch_size=4, expressions=2, t
 TINY_OPTIM = Optim(  # a slow backbone: its first, random features still tell colours apart
     lr=1e-3, backbone_lr=2e-4, text_lr=1e-3, clip_norm=1.0, warmup=100, reference_batch=4
 )
-STILLS = dataclasses.replace(TINY_DATA, style="synthetic-image", num_frames=1)
+STILLS = replace(TINY_DATA, style="synthetic-image", num_frames=1)
+IMAGES = Data(style="image", num_frames=1, batch_size=4)
 FROZEN = SgMgConfig(freeze_text=True)
 SHORT = Optim(epochs=6, drops=(3, 5))  # published, from a checkpoint: rates times GPUs / 8
+LONG = Optim(epochs=11, drops=(8, 10), reference_batch=16)
 HEADS = ("class_heads.",)
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (
         "moving shapes, single images: a model of demo size from nothing, on a CPU",
-        Recipe(
-            model=TINY, data=STILLS,
-            optim=dataclasses.replace(TINY_OPTIM, steps=800, schedule="constant"),
-        ),
+        Recipe(model=TINY, data=STILLS, optim=replace(TINY_OPTIM, steps=800, schedule="constant")),
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",
-        Recipe(
-            model=TINY, data=TINY_DATA,
-            optim=dataclasses.replace(TINY_OPTIM, steps=700, schedule="cosine"),
-        ),
+        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=700, schedule="cosine")),
     ),
     "pretrain-refcoco": (
         "RefCOCO, RefCOCO+ and RefCOCOg as one-frame clips, published numbers",
-        Recipe(
-            data=Data(style="image", num_frames=1, batch_size=4),
-            optim=Optim(epochs=11, drops=(8, 10), reference_batch=16),
-            pretrained=True,
-        ),
+        Recipe(data=IMAGES, optim=LONG, pretrained=True),
     ),
     "ref-youtube-vos": (
         "Ref-YouTube-VOS from a pretrained checkpoint, text encoder frozen, published numbers",
@@ -179,16 +170,13 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "a2d-sentences": (
         "A2D-Sentences from a pretrained checkpoint, text encoder frozen, published numbers",
         Recipe(
-            model=FROZEN, data=Data(style="a2d", batch_size=4),
-            optim=dataclasses.replace(SHORT, reference_batch=16), init_without=HEADS,
+            model=FROZEN, data=Data(style="a2d", batch_size=4), init_without=HEADS,
+            optim=replace(SHORT, reference_batch=16),
         ),
     ),
-    "joint": (
+    "joint": (  # published without its numbers
         "Ref-YouTube-VOS with pseudo-clips of RefCOCO, RefCOCO+ and RefCOCOg; name all four sets",
-        Recipe(
-            data=Data(style="joint"), pretrained=True,
-            optim=Optim(epochs=6, drops=(3, 5), reference_batch=4),  # published: no numbers
-        ),
+        Recipe(data=Data(style="joint"), optim=replace(SHORT, reference_batch=4), pretrained=True),
     ),
     "ref-davis17": (
         "fine-tune on Ref-DAVIS17 sequences",
@@ -267,7 +255,7 @@ STYLES: dict[str, tuple[ClipSampling, Augmentation]] = {
     "youtube-vos": (ClipSampling.youtube_vos(), Augmentation.video()),
     "davis": (ClipSampling.davis(), Augmentation.video()),
     "a2d": (ClipSampling.a2d(), Augmentation.a2d()),
-    "mevis": (dataclasses.replace(ClipSampling.youtube_vos(), reverse=0.0), Augmentation.video()),
+    "mevis": (replace(ClipSampling.youtube_vos(), reverse=0.0), Augmentation.video()),
     "joint": (ClipSampling.joint(), Augmentation.joint()),
     "synthetic-image": (ClipSampling.image(), Augmentation.synthetic()),
     "synthetic": (ClipSampling.synthetic(), Augmentation.synthetic()),
@@ -282,19 +270,12 @@ def open_loader(
     cached = data.cache is not None and shard_set is None
     return ClipLoader(
         [shard_set] if shard_set else data.shards,
-        num_frames=data.num_frames,
-        batch_size=data.batch_size,
-        parts=accelerator.gradient_accumulation_steps,
-        seed=recipe.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        sampling=sampling,
-        augmentation=augmentation,
-        expressions=data.expressions,
-        device=data.decoder,
-        threads=data.threads,
+        num_frames=data.num_frames, batch_size=data.batch_size, expressions=data.expressions,
+        sampling=sampling, augmentation=augmentation, seed=recipe.seed,
+        rank=accelerator.process_index, world_size=accelerator.num_processes,
+        parts=accelerator.gradient_accumulation_steps, device=data.decoder, threads=data.threads,
         cache=ShardCache(data.cache or "", int(data.cache_gb * 1e9)) if cached else None,
-    )
+    )  # fmt: skip
 
 
 def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
@@ -302,7 +283,7 @@ def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     frozen = recipe.model.freeze_text if recipe.freeze_text is None else recipe.freeze_text
     backbone = recipe.backbone or recipe.model.backbone
     changes: dict[str, Any] = {"freeze_text": frozen, "drop_frozen_text": recipe.drop_frozen_text}
-    config = dataclasses.replace(recipe.model, backbone=backbone, **changes)
+    config = replace(recipe.model, backbone=backbone, **changes)
     if recipe.init is not None:
         changes |= {"dropout": config.dropout, "drop_path": config.drop_path}
         folder = find_checkpoint(recipe.init)
@@ -313,7 +294,7 @@ def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     texts = [e.text for s in sets for v in s.videos for e in v.expressions]
     tokenizer = train_tokenizer(texts)
     text_config = tiny_text_config(len(tokenizer))
-    return SgMg(dataclasses.replace(config, text_config=text_config), tokenizer=tokenizer)
+    return SgMg(replace(config, text_config=text_config), tokenizer=tokenizer)
 
 
 def build_run(recipe: Recipe, accelerator: Accelerator, loader: ClipLoader, total: int) -> Run:
@@ -327,16 +308,11 @@ def build_run(recipe: Recipe, accelerator: Accelerator, loader: ClipLoader, tota
     optimizer = torch.optim.AdamW(groups, fused=True)
     drops = [len(loader) * drop for drop in optim.drops]
     run = Run(
-        recipe.out,
-        accelerator,
-        model,
-        optimizer,
+        recipe.out, accelerator, model, optimizer,
         make_schedule(optimizer, optim.schedule, drops=drops, warmup=optim.warmup, total=total),
-        clip_norm=optim.clip_norm,
-        keep=recipe.keep,
+        clip_norm=optim.clip_norm, keep=recipe.keep, resume=recipe.resume,
         store=Storage(recipe.mirror) if recipe.mirror else None,
-        resume=recipe.resume,
-    )
+    )  # fmt: skip
     if run.state:
         loader.load_state_dict(run.state["loader"])
     accelerator.init_trackers("tracker", init_kwargs={"tensorboard": {"purge_step": run.step + 1}})

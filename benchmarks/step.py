@@ -26,7 +26,7 @@ from sgmg import SgMg, SgMgConfig
 from sgmg.losses import Criterion
 from sgmg.matcher import Matcher, Targets
 from sgmg.memory import recompute_blocks
-from sgmg.optim import parameter_groups, warmup_cosine
+from sgmg.optim import make_schedule, parameter_groups
 from sgmg.text_encoder import tiny_text_config, train_tokenizer
 from sgmg.update import Share, Update
 
@@ -58,7 +58,7 @@ def ours(model: SgMg) -> Callable[[Share], None]:
     """A step as `train.py` does it."""
     accelerator = Accelerator(cpu=True)
     optimizer = torch.optim.AdamW(parameter_groups(model, **RATES), fused=True)
-    schedule = warmup_cosine(optimizer, warmup=0, total=1000)
+    schedule = make_schedule(optimizer)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     update = Update(accelerator, prepared, optimizer, schedule, clip_norm=0.1)
     return lambda share: update([share]) and None

@@ -51,66 +51,43 @@ def parameter_groups(
     ]
 
 
-def step_decay(optimizer: Optimizer, drops: Sequence[int], *, factor: float = 0.1) -> LambdaLR:
-    """Multiply all rates by ``factor`` at each drop.
+def make_schedule(
+    optimizer: Optimizer,
+    kind: str = "constant",
+    *,
+    drops: Sequence[int] = (),
+    warmup: int = 0,
+    total: int = 0,
+    floor: float = 0.02,
+) -> LambdaLR:
+    """Raise all rates linearly, then lower them as a recipe says.
 
     Args:
         optimizer: What to schedule.
-        drops: Updates after which the rates fall, ascending.
-        factor: New over old rate.
+        kind: ``step``, ``cosine`` or ``constant``.
+        drops: Updates after which the rates fall tenfold, ascending (``step``).
+        warmup: Updates of the rise; the first already moves the weights.
+        total: Updates in all (``cosine``).
+        floor: Last rate over the highest (``cosine``).
 
     Returns:
         A scheduler to step once an update; its state is plain values.
-    """
-    return LambdaLR(optimizer, lambda update: factor ** bisect_right(drops, update))
-
-
-def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, floor: float = 1.0) -> LambdaLR:
-    """Raise all rates linearly, then lower them along half a cosine; ``floor`` 1 keeps them.
-
-    Args:
-        optimizer: What to schedule.
-        warmup: Updates of the rise; the first already moves the weights.
-        total: Updates in all.
-        floor: Last rate over the highest.
-
-    Returns:
-        A scheduler to step once an update.
 
     Raises:
         ValueError: The rise is longer than the training.
     """
-    if not 0 <= warmup <= total:
+    if not 0 <= warmup <= max(total, 0):
         raise ValueError(f"warm-up of {warmup} updates: must lie between 0 and {total=}")
 
     def factor(update: int) -> float:
         if update < warmup:
             return (update + 1) / warmup
+        if kind != "cosine":
+            return 0.1 ** bisect_right(drops, update) if kind == "step" else 1.0
         progress = min((update - warmup) / max(total - warmup, 1), 1.0)
         return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
     return LambdaLR(optimizer, factor)
-
-
-def make_schedule(
-    optimizer: Optimizer, kind: str, *, drops: Sequence[int], warmup: int, total: int
-) -> LambdaLR:
-    """The schedule a recipe names.
-
-    Args:
-        optimizer: What to schedule.
-        kind: ``step``, ``cosine`` (down to a fiftieth) or ``constant``.
-        drops: Updates after which the rates fall tenfold (``step``).
-        warmup: Updates of the rise (the others).
-        total: Updates in all.
-
-    Returns:
-        A scheduler to step once an update.
-    """
-    if kind == "step":
-        return step_decay(optimizer, drops)
-    floor = 0.02 if kind == "cosine" else 1.0
-    return warmup_cosine(optimizer, warmup=warmup, total=total, floor=floor)
 
 
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:

@@ -11,9 +11,8 @@ import os
 import shutil
 import tarfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
@@ -23,23 +22,8 @@ from sgmg.model import SgMg
 STATE, SCORE, INDEX = "run.json", "score.json", "checkpoints.json"
 
 
-class Store(Protocol):
-    """A place for whole files, such as a folder of an object store."""
-
-    def get(self, name: str) -> bytes:
-        """A whole file."""
-
-    def exists(self, name: str) -> bool:
-        """Whether the file is there."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a whole file, atomically."""
-
-    def stream(self, name: str) -> BinaryIO:
-        """A file to read from start to end."""
-
-    def new_file(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """A file to write; it appears whole when the block ends well, or not at all."""
+Store = Any
+"""A folder for whole files: `get`, `put`, `exists`, `stream`, `new_file` of `shards.storage`."""
 
 
 def open_run(run: Path, *, resume: bool) -> None:

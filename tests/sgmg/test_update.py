@@ -10,7 +10,7 @@ from torch import nn
 from sgmg.losses import NonFiniteLossError, count_visible
 from sgmg.matcher import Targets
 from sgmg.memory import peak_memory, recompute_blocks
-from sgmg.optim import parameter_groups, warmup_cosine
+from sgmg.optim import make_schedule, parameter_groups
 from sgmg.replay import replay, write_dump
 from sgmg.update import Share, Update, answer
 from tests.processes import finish, start
@@ -36,7 +36,7 @@ def prepared(model: nn.Module) -> Update:
     accelerator = Accelerator(cpu=True)
     rates = {"lr": RATE, "backbone_lr": RATE, "text_lr": RATE, "weight_decay": 0.0}
     optimizer = torch.optim.SGD(parameter_groups(model, **rates))
-    schedule = warmup_cosine(optimizer, warmup=0, total=1)
+    schedule = make_schedule(optimizer)
     model, optimizer = accelerator.prepare(model, optimizer)
     return Update(accelerator, model, optimizer, schedule, clip_norm=1e9)
 
