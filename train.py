@@ -23,6 +23,7 @@ import torch
 import tyro
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
+from torch.optim.lr_scheduler import LRScheduler
 
 from evaluate import validate
 from sgmg import SgMg, SgMgConfig
@@ -213,7 +214,7 @@ def main() -> None:
             if accelerator.check_trigger():  # SIGTERM reached one of the processes
                 run.save({"loader": loader.state_dict()})
                 sys.exit(INTERRUPTED)
-    accelerator.end_training()
+    run.finish()
 
 
 def parse_recipe(arguments: list[str]) -> Recipe:
@@ -297,29 +298,39 @@ def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     return SgMg(replace(config, text_config=text_config), tokenizer=tokenizer)
 
 
-def build_run(recipe: Recipe, accelerator: Accelerator, loader: ClipLoader, total: int) -> Run:
-    """Network, AdamW with the published groups and rates scaled to the batch; where they stood."""
-    optim, model = recipe.optim, build_model(recipe, loader.sets)
-    if recipe.recompute:
-        recompute_blocks(model.backbone)
+def build_optimizer(
+    recipe: Recipe, model: SgMg, total: int, epoch: int
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """AdamW with the published groups, rates scaled to the batch, and their way over `total`."""
+    optim = recipe.optim
     scale = recipe.data.batch_size / optim.reference_batch
     rates = {name: scale * getattr(optim, name) for name in ("lr", "backbone_lr", "text_lr")}
     groups = parameter_groups(model, **rates, weight_decay=optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    drops = [len(loader) * drop for drop in optim.drops]
+    drops = [epoch * drop for drop in optim.drops]
+    kind, warmup = optim.schedule, optim.warmup
+    return optimizer, make_schedule(optimizer, kind, drops=drops, warmup=warmup, total=total)
+
+
+def build_run(recipe: Recipe, accelerator: Accelerator, loader: ClipLoader, total: int) -> Run:
+    """Network and optimizer where they stood, or new; says what they start from."""
+    model = build_model(recipe, loader.sets)
+    if recipe.recompute:
+        recompute_blocks(model.backbone)
     run = Run(
-        recipe.out, accelerator, model, optimizer,
-        make_schedule(optimizer, optim.schedule, drops=drops, warmup=optim.warmup, total=total),
-        clip_norm=optim.clip_norm, keep=recipe.keep, resume=recipe.resume,
+        recipe.out, accelerator, model, *build_optimizer(recipe, model, total, len(loader)),
+        clip_norm=recipe.optim.clip_norm, keep=recipe.keep, resume=recipe.resume,
         store=Storage(recipe.mirror) if recipe.mirror else None,
     )  # fmt: skip
     if run.state:
         loader.load_state_dict(run.state["loader"])
     accelerator.init_trackers("tracker", init_kwargs={"tensorboard": {"purge_step": run.step + 1}})
     new = f", {', '.join(recipe.init_without)} new" if recipe.init_without else ""
+    batch, reference = recipe.data.batch_size, recipe.optim.reference_batch
     accelerator.print(
-        f"from {recipe.init}{new}; " if recipe.init else "a new network; ",
-        f"{scale:g} of the recipe's rates ({optim.reference_batch} clips an update): {rates}",
+        f"from {recipe.init}{new}" if recipe.init else "a new network",
+        f"; rates are {batch} / {reference} of the recipe's: ",
+        sorted({group["initial_lr"] for group in run.optimizer.param_groups}),
     )
     return run
 

@@ -94,7 +94,12 @@ class Run:
             self.step = self.state["step"]
         if accelerator.is_main_process:
             self.losses.forget_after(self.step)
-        signal.signal(signal.SIGTERM, lambda *_: accelerator.set_trigger())
+        self._before = signal.signal(signal.SIGTERM, lambda *_: accelerator.set_trigger())
+
+    def finish(self) -> None:
+        """Close the trackers; SIGTERM ends the process as it did before."""
+        signal.signal(signal.SIGTERM, self._before)
+        self.accelerator.end_training()
 
     def learn(self, shares: Sequence[Share], keys: Sequence[str]) -> Tensor:
         """One update, and its row in the CSV.
