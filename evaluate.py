@@ -14,6 +14,7 @@ stopped; any number of processes that share the folder gives the same table.
 import hashlib
 import json
 import math
+import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,8 +71,13 @@ class Settings:
 
 
 def main() -> None:
-    """Predict, score, report."""
-    settings = tyro.cli(Settings, description=__doc__)
+    """Parse, evaluate, leave."""
+    evaluate(tyro.cli(Settings, description=__doc__))
+    PartialState().destroy_process_group()
+
+
+def evaluate(settings: Settings) -> None:
+    """Predict, score, report; every process must call it."""
     shard_set = ShardSet.open(settings.shards)
     check_complete(shard_set, settings)
     how = how_scored(shard_set.manifest.dataset)
@@ -94,7 +100,32 @@ def main() -> None:
     if state.is_main_process:
         report(settings, how, shard_set, parts, tree)
     state.wait_for_everyone()
-    state.destroy_process_group()
+
+
+def validate(
+    checkpoint: Path, urls: Sequence[str], out: Path, short_side: int
+) -> tuple[float, dict[str, float]]:
+    """Score a checkpoint of a run on shard sets; every process must call it.
+
+    What an earlier one left in `out` is deleted.
+
+    Returns:
+        Mean over the sets of J&F, mAP or overall IoU; every score, by the set's place and name.
+    """
+    means: list[float] = []
+    scores: dict[str, float] = {}
+    state = PartialState()
+    for number, url in enumerate(urls):
+        folder = out / str(number)
+        if state.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        state.wait_for_everyone()
+        fixed: Any = {"allow_partial": True, "device": state.device.type, "out": folder}
+        evaluate(Settings(source=checkpoint, shards=url, short_side=short_side, **fixed))
+        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        means.append(next(found[name] for name in ("J&F", "mAP", "overall_iou") if name in found))
+        scores |= {f"validation {number} {name}": value for name, value in found.items()}
+    return sum(means) / max(len(means), 1), scores
 
 
 def how_scored(dataset: str) -> str:

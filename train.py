@@ -1,43 +1,47 @@
 """Train SgMg on shard sets.
 
-    accelerate launch train.py synthetic-pretrain --data.shards demo/shards/image-train
-    accelerate launch train.py synthetic --data.shards demo/shards/train --init demo/pretrain
-    accelerate launch train.py ref-youtube-vos --data.shards s3://bucket/ref-youtube-vos-train
+    accelerate launch train.py pretrain-refcoco --data.shards s3://bucket/refcoco-train ...
+    accelerate launch train.py ref-youtube-vos --data.shards s3://bucket/rvos --init runs/pretrain
+    accelerate launch train.py RECIPE ... --resume auto
+    python train.py --replay runs/run/dump-step-000123
 
-A run folder holds `losses.csv`, `pictures/`, the tracker's files and `step-NNNNNN/` checkpoints;
-each of these is a model folder for `evaluate.py` and has what `--resume auto` needs to go on.
+Devices, precision, accumulation and compilation are options of `accelerate launch`. A run folder
+holds `losses.csv`, `pictures/`, the tracker's files and `step-NNNNNN/` checkpoints; each of these
+is a model folder for `evaluate.py` and has what `--resume auto` needs to go on. SIGTERM saves and
+leaves with exit code 75: start again with `--resume auto`. A loss that is not finite leaves a dump.
 """
 
-import dataclasses
 import itertools
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import tyro
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
-from PIL import Image
-from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
+from evaluate import validate
 from sgmg import SgMg, SgMgConfig
-from sgmg.journal import LossTable, prediction_sheet
-from sgmg.losses import NonFiniteLossError
+from sgmg.journal import ProgressBar
 from sgmg.matcher import Targets
-from sgmg.optim import parameter_groups, step_decay, warmup_cosine
-from sgmg.resume import find_checkpoint, find_state, read_state, save_checkpoint
+from sgmg.memory import peak_memory, recompute_blocks
+from sgmg.optim import make_schedule, parameter_groups
+from sgmg.replay import replay
+from sgmg.resume import find_checkpoint
+from sgmg.run import Run
 from sgmg.text_encoder import tiny_text_config, train_tokenizer
-from sgmg.update import Update
-from shards import Batch, ClipLoader, ShardError, ShardSet
+from sgmg.update import Share
+from shards import Batch, ClipLoader, ShardCache, ShardError, ShardSet
 from shards.augment import Augmentation
 from shards.clips import ClipSampling
+from shards.storage import Storage
+
+INTERRUPTED = 75  # exit code: saved at SIGTERM, to be started again with --resume auto
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +52,24 @@ class Data:
     """Shard sets: folders or URLs; several are mixed by size."""
     vocabulary: tuple[str, ...] = ()
     """More shard sets whose words the tokenizer of a small text encoder should know."""
-    style: Literal["image", "youtube-vos", "davis", "synthetic-image", "synthetic"] = "youtube-vos"
+    style: Literal[
+        "image", "youtube-vos", "davis", "a2d", "mevis", "joint", "synthetic-image", "synthetic"
+    ] = "youtube-vos"
     """Clip sampling and augmentation, as published or as the synthetic data wants it."""
     num_frames: int = 5
     """Frames T of a clip."""
     batch_size: int = 2
-    """Clips of one update over all processes."""
+    """Clips of one update over all processes and accumulation steps."""
     expressions: int = 1
     """Most sentences of a clip (published: 1); two teach a small model to choose."""
     decoder: Literal["cpu", "mixed"] = "cpu"
     """Where DALI decodes; `mixed` needs a GPU."""
     threads: int = 2
     """DALI's threads on each process."""
+    cache: str | None = None
+    """Folder on a local disk that keeps whole shards of remote sets."""
+    cache_gb: float = 100.0
+    """Most that it holds, 10^9 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +98,21 @@ class Optim:
 class Recipe:
     """One stage of training."""
 
-    model: SgMgConfig = field(default_factory=SgMgConfig)
+    model: tyro.conf.Suppress[SgMgConfig] = field(default_factory=SgMgConfig)
+    backbone: str | None = None
+    """Another backbone than the recipe's."""
+    freeze_text: bool | None = None
+    """Keep the text model fixed, its dropout off; by default as the recipe says."""
+    drop_frozen_text: bool = False
+    """Leave a frozen text model's dropout on, as published."""
+    recompute: bool = False
+    """Save memory: compute activations of the backbone again instead of keeping them."""
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     out: Path = Path("runs/run")
     """Run folder."""
+    mirror: str | None = None
+    """URL of a folder of an object store that gets a copy of each checkpoint, and gives it back."""
     init: Path | None = None
     """Model folder or run to start from: its network, with this recipe's dropouts and freezing."""
     pretrained: bool = False
@@ -100,92 +120,101 @@ class Recipe:
     init_without: tuple[str, ...] = ()
     """Parts that start anew all the same, such as `class_heads.`."""
     resume: str | None = None
-    """`auto` for the newest checkpoint of `out`, or a checkpoint folder."""
+    """`auto` for the newest checkpoint of `out` or `mirror`, or a checkpoint folder."""
     seed: int = 0
     save_every: int = 1000
-    """Updates between checkpoints; the last update is always saved."""
+    """Updates between checkpoints, pictures and validations; the last update is always saved."""
     keep: int = 2
-    """Checkpoints kept."""
-    picture_every: int = 500
-    """Updates between pictures of predictions; 0 for none."""
+    """Checkpoints kept, beside the best one."""
+    validate: tuple[str, ...] = ()
+    """Shard sets to score each checkpoint on."""
     tracker: str = "tensorboard"
     """Name of an Accelerate tracker, or `none`."""
 
 
 TINY = SgMgConfig(
-    backbone="motion_convnet",
-    text_model=None,
-    hidden=64,
-    heads=4,
-    encoder_layers=1,
-    decoder_layers=2,
-    feedforward=128,
-    queries=1,
-    dropout=0.0,
-    coordinate_scale=0.02,
+    backbone="motion_convnet", text_model=None, hidden=64, heads=4, encoder_layers=1,
+    decoder_layers=2, feedforward=128, queries=1, dropout=0.0, coordinate_scale=0.02,
     identity_start=True,
-)
+)  # fmt: skip
 TINY_DATA = Data(style="synthetic", num_frames=2, batch_size=4, expressions=2, threads=1)
 TINY_OPTIM = Optim(  # a slow backbone: its first, random features still tell colours apart
     lr=1e-3, backbone_lr=2e-4, text_lr=1e-3, clip_norm=1.0, warmup=100, reference_batch=4
 )
+STILLS = replace(TINY_DATA, style="synthetic-image", num_frames=1)
+IMAGES = Data(style="image", num_frames=1, batch_size=4)
+FROZEN = SgMgConfig(freeze_text=True)
+SHORT = Optim(epochs=6, drops=(3, 5))  # published, from a checkpoint: rates times GPUs / 8
+LONG = Optim(epochs=11, drops=(8, 10), reference_batch=16)
+HEADS = ("class_heads.",)
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (
         "moving shapes, single images: a model of demo size from nothing, on a CPU",
-        Recipe(
-            model=TINY,
-            data=dataclasses.replace(TINY_DATA, style="synthetic-image", num_frames=1),
-            optim=dataclasses.replace(TINY_OPTIM, steps=800, schedule="constant"),
-        ),
+        Recipe(model=TINY, data=STILLS, optim=replace(TINY_OPTIM, steps=800, schedule="constant")),
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",
-        Recipe(
-            model=TINY,
-            data=TINY_DATA,
-            optim=dataclasses.replace(TINY_OPTIM, steps=700, schedule="cosine"),
-        ),
+        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=700, schedule="cosine")),
     ),
     "pretrain-refcoco": (
         "RefCOCO, RefCOCO+ and RefCOCOg as one-frame clips, published numbers",
-        Recipe(
-            data=Data(style="image", num_frames=1, batch_size=4),
-            optim=Optim(epochs=11, drops=(8, 10), reference_batch=16),
-        ),
+        Recipe(data=IMAGES, optim=LONG, pretrained=True),
     ),
     "ref-youtube-vos": (
         "Ref-YouTube-VOS from a pretrained checkpoint, text encoder frozen, published numbers",
+        Recipe(model=FROZEN, optim=SHORT, init_without=HEADS),
+    ),
+    "ref-youtube-vos-scratch": (
+        "Ref-YouTube-VOS without pretraining, published numbers",
+        Recipe(optim=Optim(epochs=10, drops=(6, 8), reference_batch=4), pretrained=True),
+    ),
+    "a2d-sentences": (
+        "A2D-Sentences from a pretrained checkpoint, text encoder frozen, published numbers",
         Recipe(
-            model=SgMgConfig(freeze_text=True),
-            data=Data(style="youtube-vos"),
-            optim=Optim(epochs=6, drops=(3, 5)),
-            init_without=("class_heads.",),
+            model=FROZEN, data=Data(style="a2d", batch_size=4), init_without=HEADS,
+            optim=replace(SHORT, reference_batch=16),
         ),
+    ),
+    "joint": (  # published without its numbers
+        "Ref-YouTube-VOS with pseudo-clips of RefCOCO, RefCOCO+ and RefCOCOg; name all four sets",
+        Recipe(data=Data(style="joint"), optim=replace(SHORT, reference_batch=4), pretrained=True),
     ),
     "ref-davis17": (
         "fine-tune on Ref-DAVIS17 sequences",
-        Recipe(
-            model=SgMgConfig(freeze_text=True),
-            data=Data(style="davis"),
-            optim=Optim(epochs=6, drops=(3, 5)),
-        ),
+        Recipe(model=FROZEN, data=Data(style="davis"), optim=SHORT),
     ),
-}
+    "mevis": (
+        "fine-tune on MeViS, whose expressions tell motion: no clip runs backwards",
+        Recipe(model=FROZEN, data=Data(style="mevis"), optim=SHORT),
+    ),
+    "own": ("fine-tune on shards of one's own", Recipe(model=FROZEN, optim=SHORT)),
+}  # fmt: skip
 
 
 def main() -> None:
-    """Parse, build, train, save."""
+    """Parse, build, rehearse, train, save."""
+    if sys.argv[1:2] == ["--replay"]:
+        print(*replay(Path(*sys.argv[2:3]), Accelerator().device), sep="\n")
+        return
     recipe = parse_recipe(sys.argv[1:])
     accelerator = start(recipe)
     with closing(open_loader(recipe, accelerator)) as loader:
-        run = Run(recipe, accelerator, loader)
-        run.announce()
-        for batch in run.batches():
-            terms, mask_logits = run.learn(batch)
-            run.record(batch, terms, mask_logits)
-            if run.step % recipe.save_every == 0 or run.step == run.total_steps:
-                run.save()
-        accelerator.end_training()
+        total = recipe.optim.steps or recipe.optim.epochs * len(loader)
+        run = build_run(recipe, accelerator, loader, total)
+        rehearse(recipe, run, loader, total)
+        side = 160 if recipe.data.style.startswith("synthetic") else 360
+        for batches in take(recipe, run, loader, total):
+            shares = [share_of(batch, recipe, run) for batch in batches]
+            mask_logits = run.learn(shares, [key for batch in batches for key in batch.keys])
+            if run.step % recipe.save_every == 0 or run.step == total:
+                checkpoint = run.save({"loader": loader.state_dict()})
+                run.draw(batches[-1].pixels, shares[-1], mask_logits)
+                found = validate(checkpoint, recipe.validate, recipe.out / "validation", side)
+                run.score(checkpoint, *found)
+            if accelerator.check_trigger():  # SIGTERM reached one of the processes
+                run.save({"loader": loader.state_dict()})
+                sys.exit(INTERRUPTED)
+    run.finish()
 
 
 def parse_recipe(arguments: list[str]) -> Recipe:
@@ -206,18 +235,19 @@ def stop(reason: str) -> NoReturn:
 
 
 def start(recipe: Recipe) -> Accelerator:
-    """Seed everything, make the run folder, open the tracker."""
+    """Seed everything, find the other processes."""
     set_seed(recipe.seed)
     tracker = None if recipe.tracker == "none" else recipe.tracker
-    accelerator = Accelerator(log_with=tracker, project_dir=recipe.out)
-    if recipe.data.batch_size % accelerator.num_processes:
+    # on images the demo's backbone does not use its motion layer
+    unused = recipe.data.style == "synthetic-image"
+    ways = DistributedDataParallelKwargs(find_unused_parameters=unused)
+    accelerator = Accelerator(log_with=tracker, project_dir=recipe.out, kwargs_handlers=[ways])
+    count, steps = accelerator.num_processes, accelerator.gradient_accumulation_steps
+    if recipe.data.batch_size % (count * steps):
         stop(
-            f"--data.batch-size {recipe.data.batch_size} does not divide among "
-            f"{accelerator.num_processes} processes; choose a multiple"
+            f"--data.batch-size {recipe.data.batch_size} does not divide among {count} processes "
+            f"with {steps} accumulation steps each; choose a multiple of {count * steps}"
         )
-    if accelerator.is_main_process:
-        recipe.out.mkdir(parents=True, exist_ok=True)
-    accelerator.init_trackers("tracker")
     return accelerator
 
 
@@ -225,35 +255,38 @@ STYLES: dict[str, tuple[ClipSampling, Augmentation]] = {
     "image": (ClipSampling.image(), Augmentation.image()),
     "youtube-vos": (ClipSampling.youtube_vos(), Augmentation.video()),
     "davis": (ClipSampling.davis(), Augmentation.video()),
+    "a2d": (ClipSampling.a2d(), Augmentation.a2d()),
+    "mevis": (replace(ClipSampling.youtube_vos(), reverse=0.0), Augmentation.video()),
+    "joint": (ClipSampling.joint(), Augmentation.joint()),
     "synthetic-image": (ClipSampling.image(), Augmentation.synthetic()),
     "synthetic": (ClipSampling.synthetic(), Augmentation.synthetic()),
 }
 
 
-def open_loader(recipe: Recipe, accelerator: Accelerator) -> ClipLoader:
-    """This process's share of the clips."""
+def open_loader(
+    recipe: Recipe, accelerator: Accelerator, shard_set: ShardSet | None = None
+) -> ClipLoader:
+    """This process's share of the clips; of one set only, past the cache, to rehearse with it."""
     data, (sampling, augmentation) = recipe.data, STYLES[recipe.data.style]
+    cached = data.cache is not None and shard_set is None
     return ClipLoader(
-        data.shards,
-        num_frames=data.num_frames,
-        batch_size=data.batch_size,
-        seed=recipe.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        sampling=sampling,
-        augmentation=augmentation,
-        expressions=data.expressions,
-        device=data.decoder,
-        threads=data.threads,
-    )
+        [shard_set] if shard_set else data.shards,
+        num_frames=data.num_frames, batch_size=data.batch_size, expressions=data.expressions,
+        sampling=sampling, augmentation=augmentation, seed=recipe.seed,
+        rank=accelerator.process_index, world_size=accelerator.num_processes,
+        parts=accelerator.gradient_accumulation_steps, device=data.decoder, threads=data.threads,
+        cache=ShardCache(data.cache or "", int(data.cache_gb * 1e9)) if cached else None,
+    )  # fmt: skip
 
 
 def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     """The network of `init`, or a new one; without a text model, a small one for these words."""
-    config = recipe.model
+    frozen = recipe.model.freeze_text if recipe.freeze_text is None else recipe.freeze_text
+    backbone = recipe.backbone or recipe.model.backbone
+    changes: dict[str, Any] = {"freeze_text": frozen, "drop_frozen_text": recipe.drop_frozen_text}
+    config = replace(recipe.model, backbone=backbone, **changes)
     if recipe.init is not None:
-        names = ("freeze_text", "drop_frozen_text", "dropout", "drop_path")
-        changes = {name: getattr(config, name) for name in names}
+        changes |= {"dropout": config.dropout, "drop_path": config.drop_path}
         folder = find_checkpoint(recipe.init)
         return SgMg.from_pretrained(folder, changes=changes, without=recipe.init_without)
     if config.text_model is not None or config.text_config is not None:
@@ -262,7 +295,7 @@ def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     texts = [e.text for s in sets for v in s.videos for e in v.expressions]
     tokenizer = train_tokenizer(texts)
     text_config = tiny_text_config(len(tokenizer))
-    return SgMg(dataclasses.replace(config, text_config=text_config), tokenizer=tokenizer)
+    return SgMg(replace(config, text_config=text_config), tokenizer=tokenizer)
 
 
 def build_optimizer(
@@ -274,128 +307,82 @@ def build_optimizer(
     rates = {name: scale * getattr(optim, name) for name in ("lr", "backbone_lr", "text_lr")}
     groups = parameter_groups(model, **rates, weight_decay=optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    if optim.schedule == "step":
-        return optimizer, step_decay(optimizer, [epoch * drop for drop in optim.drops])
-    floor = 0.02 if optim.schedule == "cosine" else 1.0
-    return optimizer, warmup_cosine(optimizer, warmup=optim.warmup, total=total, floor=floor)
+    drops = [epoch * drop for drop in optim.drops]
+    kind, warmup = optim.schedule, optim.warmup
+    return optimizer, make_schedule(optimizer, kind, drops=drops, warmup=warmup, total=total)
 
 
-class Run:
-    """One run: what a step needs, and what it leaves behind."""
-
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, loader: ClipLoader) -> None:
-        """Build the model and the optimizer.
-
-        Args:
-            recipe: settings.
-            accelerator: devices and processes.
-            loader: clips of this process.
-        """
-        self.recipe, self.accelerator, self.loader = recipe, accelerator, loader
-        optim = recipe.optim
-        self.total_steps = optim.steps or optim.epochs * len(loader)
-        model = build_model(recipe, loader.sets)
-        optimizer, self.schedule = build_optimizer(recipe, model, self.total_steps, len(loader))
-        self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
-        self.update = Update(
-            accelerator, self.model, self.optimizer, self.schedule, clip_norm=optim.clip_norm
-        )
-        self.losses = LossTable(recipe.out / "losses.csv")
-        self.step, self.wait = 0, 0.0
-        self.terms: dict[str, float] = {}
-        if recipe.resume is not None:
-            self.load(recipe.resume)
-
-    def batches(self) -> Iterator[Batch]:
-        """Batches until the last update, behind a progress bar; `wait` is the time for data."""
-        shown = self.accelerator.is_main_process
-        with tqdm(
-            total=self.total_steps, initial=self.step, unit="update", disable=not shown
-        ) as bar:
-            stream = itertools.chain.from_iterable(itertools.repeat(self.loader))  # epochs on end
-            while self.step < self.total_steps:
-                begin = time.perf_counter()
-                batch = next(stream)
-                self.wait = time.perf_counter() - begin
-                yield batch
-                bar.set_postfix(self.status(time.perf_counter() - begin), refresh=False)
-                bar.update()
-
-    def learn(self, batch: Batch) -> tuple[dict[str, float], Tensor]:
-        """One update; its loss terms and the logits of the predicted masks."""
-        batch = batch.to(self.accelerator.device)
-        targets = Targets(batch.masks, batch.boxes_cxcywh, batch.visible)
-        try:
-            return self.update(
-                batch.frames, batch.padding, batch.expressions, targets, batch.clip_index
-            )
-        except NonFiniteLossError as error:
-            stop(f"update {self.step + 1}, clips {', '.join(batch.keys)}: {error}")
-
-    def status(self, seconds: float) -> dict[str, str]:
-        """What the progress bar says of an update that took `seconds`."""
-        last_layer = {k: v for k, v in self.terms.items() if not k[-1].isdigit()}
-        terms = {name: f"{value:.3g}" for name, value in last_layer.items()}
-        clips = self.recipe.data.batch_size / seconds
-        rate = self.optimizer.param_groups[0]["lr"]
-        wait = f"{self.wait / seconds:.0%}"
-        return terms | {"lr": f"{rate:.1e}", "clips/s": f"{clips:.1f}", "data wait": wait}
-
-    def announce(self) -> None:
-        """Print what is about to happen."""
-        loader = self.loader
-        rates = sorted({group["initial_lr"] for group in self.optimizer.param_groups})
-        self.accelerator.print(
-            f"{len(loader.source)} clips an epoch, {len(loader)} updates of {loader.batch_size}; "
-            f"updates {self.step} to {self.total_steps}; "
-            f"{sum(p.numel() for p in self.model.parameters()) / 1e6:.1f} M parameters; "
-            f"rates {', '.join(f'{rate:.2e}' for rate in rates)}"
-        )
-
-    def record(self, batch: Batch, terms: dict[str, float], mask_logits: Tensor) -> None:
-        """Count the update; log its terms to the CSV and the tracker, now and then a picture."""
-        self.terms = terms
-        self.step += 1
-        if not self.accelerator.is_main_process:
-            return
-        terms = terms | {"lr": self.optimizer.param_groups[0]["lr"]}
-        self.losses.add(self.step, terms)
-        self.accelerator.log(terms | {"data_wait_seconds": self.wait}, step=self.step)
-        every = self.recipe.picture_every
-        if every and (self.step % every == 0 or self.step == self.total_steps):
-            folder = self.recipe.out / "pictures"
-            folder.mkdir(exist_ok=True)
-            draw_batch(batch, mask_logits).save(folder / f"step-{self.step:06d}.png")
-
-    def save(self) -> None:
-        """Write a checkpoint: model folder, optimizer, random states, position of the stream."""
-        state = {"loader": self.loader.state_dict(), "schedule": self.schedule.state_dict()}
-        out, keep = self.recipe.out, self.recipe.keep
-        save_checkpoint(out, self.step, self.accelerator, self.model, state, keep=keep)
-
-    def load(self, source: str) -> None:
-        """Go on from a checkpoint; `auto` starts anew where there is none."""
-        checkpoint = find_state(source, self.recipe.out)
-        if checkpoint is None:
-            return
-        self.accelerator.load_state(str(checkpoint))
-        state = read_state(checkpoint)
-        self.loader.load_state_dict(state["loader"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step = state["step"]
-        if self.accelerator.is_main_process:
-            self.losses.forget_after(self.step)
+def build_run(recipe: Recipe, accelerator: Accelerator, loader: ClipLoader, total: int) -> Run:
+    """Network and optimizer where they stood, or new; says what they start from."""
+    model = build_model(recipe, loader.sets)
+    if recipe.recompute:
+        recompute_blocks(model.backbone)
+    run = Run(
+        recipe.out, accelerator, model, *build_optimizer(recipe, model, total, len(loader)),
+        clip_norm=recipe.optim.clip_norm, keep=recipe.keep, resume=recipe.resume,
+        store=Storage(recipe.mirror) if recipe.mirror else None,
+    )  # fmt: skip
+    if run.state:
+        loader.load_state_dict(run.state["loader"])
+    accelerator.init_trackers("tracker", init_kwargs={"tensorboard": {"purge_step": run.step + 1}})
+    new = f", {', '.join(recipe.init_without)} new" if recipe.init_without else ""
+    batch, reference = recipe.data.batch_size, recipe.optim.reference_batch
+    accelerator.print(
+        f"from {recipe.init}{new}" if recipe.init else "a new network",
+        f"; rates are {batch} / {reference} of the recipe's: ",
+        sorted({group["initial_lr"] for group in run.optimizer.param_groups}),
+    )
+    return run
 
 
-def draw_batch(batch: Batch, mask_logits: Tensor, most: int = 4) -> Image.Image:
-    """Predictions over the ground truth for the first expressions of a batch."""
-    frames = [batch.pixels(b) for b in batch.clip_index[:most].tolist()]
-    truth, predicted = batch.masks[:most].cpu(), (mask_logits[:most] > 0).cpu()
-    return prediction_sheet(frames, truth.numpy(), predicted.numpy(), batch.expressions[:most])
+def share_of(batch: Batch, recipe: Recipe, run: Run) -> Share:
+    """What the network learns of a batch; of A2D, the annotated frame alone."""
+    targets, annotated = Targets(batch.masks, batch.boxes_cxcywh, batch.visible), None
+    if recipe.data.style == "a2d":
+        annotated = batch.anchors
+        place = torch.arange(len(batch.masks)), annotated[batch.clip_index]
+        targets = Targets(*(it[place].unsqueeze(1) for it in vars(targets).values()))
+    seed = run.seed(recipe.seed, batch.positions[0])
+    texts, index = batch.expressions, batch.clip_index
+    return Share(batch.frames, batch.padding, texts, targets, index, annotated, seed)
+
+
+def rehearse(recipe: Recipe, run: Run, loader: ClipLoader, total: int) -> None:
+    """A batch of each set through the network before hours are spent; then print the plan."""
+    accelerator, seconds = run.accelerator, 0.0
+    for shard_set in [*loader.sets, loader.sets[-1]]:  # the last one twice: the first is slow
+        with closing(open_loader(recipe, accelerator, shard_set)) as one:
+            batch = next(iter(one))
+        seconds = run.rehearse(share_of(batch, recipe, run), batch.keys)
+    steps = accelerator.gradient_accumulation_steps
+    hours = (total - run.step) * steps * seconds / 3600
+    accelerator.print(
+        f"{len(loader.source):,} clips an epoch, {len(loader):,} updates of {loader.batch_size} on "
+        f"{accelerator.num_processes} processes in {steps} steps each; updates {run.step:,} to "
+        f"{total:,}: {hours:.1f} hours at {steps * seconds:.2f} s each; a batch of each of "
+        f"{len(loader.sets)} sets learns, the last {list(batch.frames.shape)} in "
+        f"{peak_memory(run.update.network, accelerator.device)}"
+    )
+
+
+def take(recipe: Recipe, run: Run, loader: ClipLoader, total: int) -> Iterator[list[Batch]]:
+    """The batches of each update until the last, behind a progress bar and the tracker."""
+    accelerator = run.accelerator
+    shown, clips = accelerator.is_main_process, loader.batch_size
+    stream = itertools.chain.from_iterable(itertools.repeat(loader))  # epochs on end
+    with closing(ProgressBar(total=total, done=run.step, clips=clips, shown=shown)) as bar:
+        while run.step < total:
+            batches = list(itertools.islice(stream, accelerator.gradient_accumulation_steps))
+            bar.got_data()
+            yield batches
+            stats = loader.stats()
+            bar.step(run.terms, stats)
+            found = {f"data/{name}": value for name, value in stats.items()}
+            accelerator.log(run.terms | found | {"data_wait_seconds": bar.wait}, step=run.step)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (ShardError, ValueError, OSError) as error:
+    except (ShardError, ValueError, ArithmeticError, OSError) as error:
         stop(str(error))

@@ -16,12 +16,12 @@ from sgmg.outputs import LayerOutput, SgMgOutput
 class NonFiniteLossError(ArithmeticError):
     """A loss term is NaN or infinite; ``terms`` names each."""
 
-    def __init__(self, terms: tuple[str, ...]) -> None:
-        """Say which ``terms`` it was."""
+    def __init__(self, terms: tuple[str, ...], where: str = "the clips of this update") -> None:
+        """Say which ``terms`` it was, and in what."""
         self.terms = terms
         super().__init__(
-            f"loss term {', '.join(terms)} is not finite: lower the learning rate, or train in "
-            "float32 or bfloat16 instead of float16, and look at the clips of this step"
+            f"loss term {', '.join(terms)} is not finite in {where}. Lower the learning rate, or "
+            "train in float32 or bfloat16 instead of float16"
         )
 
 

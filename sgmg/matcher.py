@@ -78,6 +78,7 @@ class Matcher:
             [E, Q].
         """
         logits, boxes = queries.class_logits.float(), queries.boxes_cxcywh.float()
+        low_mask_logits = queries.low_mask_logits.float()  # drawn now, as autocast wants it
         with torch.autocast(logits.device.type, enabled=False):
             masks = low_targets(targets.masks).unsqueeze(2)
             target_boxes = targets.boxes_cxcywh.float().unsqueeze(2)
@@ -86,7 +87,7 @@ class Matcher:
                 weights.label * _class_cost(logits, targets.visible)
                 + weights.box * (boxes - target_boxes).abs().sum(-1).mean(1)
                 - weights.giou * overlaps(to_xyxy(boxes), to_xyxy(target_boxes))[1].mean(1)
-                + _mask_costs(queries.low_mask_logits.float(), masks, weights)
+                + _mask_costs(low_mask_logits, masks, weights)
             )
 
 

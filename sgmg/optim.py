@@ -1,14 +1,17 @@
 """How weights move: parameter groups, learning-rate scale and schedules."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, MultiStepLR
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
+
+from sgmg.motion_convnet import NeighbourCorrelation
 
 _POSITIONS = ("sampling_offsets", "reference_points")  # layers that only place sampling points
 
@@ -34,51 +37,53 @@ def parameter_groups(
     """
     rates = {"base": lr, "backbone": backbone_lr, "text_encoder": text_lr, "linear_proj": lr}
     members: dict[str, list[Tensor]] = {name: [] for name in rates}
-    text_models = [n for n, m in model.named_modules() if isinstance(m, PreTrainedModel)]
+    kinds: dict[str, str] = {}  # of parameters that stand out by the module they belong to
+    for prefix, module in model.named_modules():
+        if isinstance(module, PreTrainedModel | NeighbourCorrelation):
+            kind = "text_encoder" if isinstance(module, PreTrainedModel) else "base"
+            kinds |= {f"{prefix}.{name}": kind for name, _ in module.named_parameters()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members[_group(name, text_models)].append(parameter)
+            members[kinds.get(name) or _group(name)].append(parameter)
     return [
         {"name": name, "params": members[name], "lr": rate, "weight_decay": weight_decay}
         for name, rate in rates.items()
     ]
 
 
-def step_decay(optimizer: Optimizer, drops: Sequence[int], *, factor: float = 0.1) -> MultiStepLR:
-    """Multiply all rates by ``factor`` at each drop.
+def make_schedule(
+    optimizer: Optimizer,
+    kind: str = "constant",
+    *,
+    drops: Sequence[int] = (),
+    warmup: int = 0,
+    total: int = 0,
+    floor: float = 0.02,
+) -> LambdaLR:
+    """Raise all rates linearly, then lower them as a recipe says.
 
     Args:
         optimizer: What to schedule.
-        drops: Updates after which the rates fall.
-        factor: New over old rate.
-
-    Returns:
-        A scheduler to step once an update.
-    """
-    return MultiStepLR(optimizer, milestones=list(drops), gamma=factor)
-
-
-def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, floor: float = 1.0) -> LambdaLR:
-    """Raise all rates linearly, then lower them along half a cosine; ``floor`` 1 keeps them.
-
-    Args:
-        optimizer: What to schedule.
+        kind: ``step``, ``cosine`` or ``constant``.
+        drops: Updates after which the rates fall tenfold, ascending (``step``).
         warmup: Updates of the rise; the first already moves the weights.
-        total: Updates in all.
-        floor: Last rate over the highest.
+        total: Updates in all (``cosine``).
+        floor: Last rate over the highest (``cosine``).
 
     Returns:
-        A scheduler to step once an update.
+        A scheduler to step once an update; its state is plain values.
 
     Raises:
         ValueError: The rise is longer than the training.
     """
-    if not 0 <= warmup <= total:
+    if not 0 <= warmup <= max(total, 0):
         raise ValueError(f"warm-up of {warmup} updates: must lie between 0 and {total=}")
 
     def factor(update: int) -> float:
         if update < warmup:
             return (update + 1) / warmup
+        if kind != "cosine":
+            return 0.1 ** bisect_right(drops, update) if kind == "step" else 1.0
         progress = min((update - warmup) / max(total - warmup, 1), 1.0)
         return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -102,9 +107,7 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     return norms
 
 
-def _group(name: str, text_models: Sequence[str]) -> str:
-    if name.startswith("backbone.") and not name.startswith("backbone.body.motion."):
+def _group(name: str) -> str:
+    if name.startswith("backbone."):
         return "backbone"
-    if any(name.startswith(f"{prefix}.") for prefix in text_models):
-        return "text_encoder"
     return "linear_proj" if any(word in name for word in _POSITIONS) else "base"

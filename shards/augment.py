@@ -6,6 +6,7 @@ The draw is kept in a `Record`; what follows from it is in `record.py` and free 
 from dataclasses import dataclass, replace
 
 from shards.order import Draws
+from shards.pseudo import draw_shakes
 from shards.record import Colour, Crop, Mirror, Record, Resize, Size, Step
 
 PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
@@ -49,6 +50,7 @@ class Augmentation:
         mirror_first: Mirror before the frame is resized and cropped, as published for A2D.
         distortion: Of colours; None: none.
         lower: Lower-case the expression and squeeze its blanks.
+        shake: Make clips of images by moving the camera, as published for joint training.
         published: With what looks like oversights of the published code: left and right swap inside
             of other words ("bright" becomes "bleft"), colours beyond 0 to 255 wrap around, and
             a mirrored frame without the object has its empty box on the right.
@@ -65,6 +67,7 @@ class Augmentation:
     mirror_first: bool = False
     distortion: Distortion | None = None
     lower: bool = False
+    shake: bool = False
     published: bool = False
 
     @classmethod
@@ -80,6 +83,11 @@ class Augmentation:
     def a2d(cls) -> "Augmentation":
         """As published for A2D-Sentences: as for other videos, mirrored before the crop."""
         return replace(cls.video(), mirror_first=True)
+
+    @classmethod
+    def joint(cls) -> "Augmentation":
+        """As for other videos; images become clips."""
+        return replace(cls.video(), shake=True)
 
     @classmethod
     def image(cls) -> "Augmentation":
@@ -114,7 +122,7 @@ def resized(height: int, width: int, short: int, longest: int | None) -> Size:
 
 
 def draw_augmentation(
-    augmentation: Augmentation, size: Size, num_frames: int, draws: Draws
+    augmentation: Augmentation, size: Size, num_frames: int, draws: Draws, *, image: bool = False
 ) -> Record:
     """Decide all that is to happen to one clip.
 
@@ -123,10 +131,12 @@ def draw_augmentation(
         size: Height and width of its frames, in pixels.
         num_frames: T.
         draws: Where randomness comes from.
+        image: Whether all frames are one image.
     """
+    shakes = draw_shakes(num_frames, draws) if image and augmentation.shake else ()
     steps = draw_steps(augmentation, size, draws)
     colours = draw_colours(augmentation, num_frames, draws)
-    return Record(size, steps, colours, augmentation.published)
+    return Record(size, steps, colours, augmentation.published, shakes)
 
 
 def draw_steps(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:

@@ -27,6 +27,7 @@ class ClipSampling:
         reverse: Probability that a clip runs backwards; keep 0 where expressions tell motion.
         alone: With T = 1 take the anchor; else, as published for DAVIS and A2D, the first of the
             sorted frames.
+        flattest: Images whose short side is a smaller share of the long one are left out.
     """
 
     anchors: Literal["every", "annotated", "first"] = "every"
@@ -34,11 +35,17 @@ class ClipSampling:
     reach: int = 3
     reverse: float = 0.0
     alone: bool = True
+    flattest: float = 0.0
 
     @classmethod
     def youtube_vos(cls) -> "ClipSampling":
         """As published for training on Ref-YouTube-VOS."""
         return cls(reverse=0.3)
+
+    @classmethod
+    def joint(cls) -> "ClipSampling":
+        """As published for Ref-YouTube-VOS beside images that make clips."""
+        return cls(reverse=0.3, flattest=200 / 640)
 
     @classmethod
     def davis(cls) -> "ClipSampling":
@@ -137,7 +144,9 @@ def list_items(videos: Iterable[VideoRow], sampling: ClipSampling, num_frames: i
     """
     rows: list[tuple[int, int, int, int]] = []
     for number, video in enumerate(videos):
-        length = len(video.annotated)
+        length, sides = len(video.annotated), (video.height, video.width)
+        if length == 1 and min(sides) < sampling.flattest * max(sides):
+            continue
         for which, expression in enumerate(video.expressions):
             views = [video.visible[name] for name in expression.objects if name in video.visible]
             seen = np.logical_or.reduce([np.zeros(length, bool), *views]) & video.annotated

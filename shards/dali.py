@@ -12,15 +12,19 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import nvidia.dali as nvidia_dali
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import adjust_hue
 
-from shards.record import Colour, Crop, Mirror, Record, image_region
+from shards.pseudo import source_points
+from shards.record import Colour, Crop, Mirror, Record, Shake, image_region
 
 dali: Any = nvidia_dali  # its stubs lag behind its options
 MEAN = (0.485, 0.456, 0.406)
@@ -57,13 +61,17 @@ def reshape(image: Tensor, record: Record) -> Tensor:
     """Make a record's geometry step by step, as Pillow would.
 
     Args:
-        image: `[H, W, 3]` uint8, on the CPU.
+        image: `[H, W, 3]` uint8.
         record: What happens to it.
 
     Returns:
         `[h, w, 3]` uint8; may be a view of `image`.
     """
+    if record.shakes:
+        image = shake_image(image, record.shakes[0])
     frame = image.permute(2, 0, 1)[None]
+    if image.is_cuda:  # no resize of bytes there
+        frame = frame.float()
     for step in record.steps:
         if isinstance(step, Mirror):
             frame = frame.flip(-1)
@@ -71,13 +79,43 @@ def reshape(image: Tensor, record: Record) -> Tensor:
             right, bottom = step.left + step.width, step.top + step.height
             frame = frame[..., step.top : bottom, step.left : right]
         elif frame.shape[-2:] != (size := (step.height, step.width)):
-            frame = torch.nn.functional.interpolate(
+            frame = F.interpolate(
                 frame.contiguous(memory_format=torch.channels_last),
                 size=size,
                 mode="bilinear",
                 antialias=True,
             )
+    if image.is_cuda:
+        frame = frame.round().clamp(0, 255).byte()
     return frame[0].permute(1, 2, 0)
+
+
+def shake_image(image: Tensor, shake: Shake) -> Tensor:
+    """Make a frame of a clip out of an image: uint8 `[H, W, 3]`, black beyond the image."""
+    if shake == Shake():
+        return image
+    height, width = image.shape[:2]
+    u, v = source_points(shake, (height, width))
+    grid = torch.from_numpy(np.stack([2 * u / width - 1, 2 * v / height - 1], -1))
+    frame = image.permute(2, 0, 1)[None].float()
+    frame = F.grid_sample(frame, grid[None].to(frame), align_corners=False)[0]
+    frame = (frame + shake.brightness).clamp(0, 255)
+    if shake.hue or shake.saturation:
+        frame = adjust_hue(frame / 255, shake.hue / 255) * 255
+        high, low = frame.amax(0), frame.amin(0)
+        saturation = ((high - low) / high.clamp(min=1)).clamp(min=1e-3)
+        factor = (saturation + shake.saturation / 255).clamp(0, 1) / saturation
+        frame = high - (high - frame) * factor
+    if shake.blur:
+        reach = shake.blur // 2
+        line = torch.linspace(-reach, reach, 4 * shake.blur, dtype=torch.float64)
+        along = (line * math.sin(shake.blur_angle), line * math.cos(shake.blur_angle))
+        kernel = torch.zeros(shake.blur, shake.blur)
+        cells = [it.round().long() + reach for it in along]
+        kernel.index_put_(tuple(cells), torch.tensor(1 / len(line)), accumulate=True)
+        padded = F.pad(frame[:, None], [reach] * 4, mode="replicate")
+        frame = F.conv2d(padded, kernel.to(frame)[None, None])[:, 0]
+    return frame.round().clamp(0, 255).byte().permute(1, 2, 0)
 
 
 def make_team(threads: int) -> ThreadPoolExecutor:
@@ -151,10 +189,12 @@ class FrameDecoder:
             self._pipeline = _build_pipeline(self._device, **self._options)
         feeds: dict[str, list[Any]] = {"images": [np.frombuffer(it, np.uint8) for it in images]}
         if self._device == "mixed":
-            regions = [image_region(record) for record in records]
+            # a shaken image comes as it is
+            first = [replace(it, steps=()) if it.shakes else it for it in records]
+            regions = [image_region(record) for record in first]
             feeds["start"] = [np.array(region[0], np.float32) for region in regions]
             feeds["end"] = [np.array(region[1], np.float32) for region in regions]
-            feeds["size"] = [np.array(record.size, np.float32) for record in records]
+            feeds["size"] = [np.array(record.size, np.float32) for record in first]
         try:
             for name, values in feeds.items():
                 self._pipeline.feed_input(name, values)
@@ -164,7 +204,9 @@ class FrameDecoder:
             reasons = [line for line in str(error).splitlines() if "failure" in line.lower()]
             raise DecodeError((reasons or str(error).splitlines() or ["unknown"])[0]) from error
         if self._device == "mixed":
-            return [torch.utils.dlpack.from_dlpack(self._output[i]) for i in range(len(records))]
+            found = [torch.utils.dlpack.from_dlpack(self._output[i]) for i in range(len(records))]
+            pairs = zip(found, records, strict=True)
+            return [reshape(it, record) if record.shakes else it for it, record in pairs]
         found = [torch.from_numpy(self._output.at(i)) for i in range(len(records))]
         return list(self._map(reshape, found, records))
 

@@ -34,6 +34,8 @@ class ClipLoader:
         weights: Share of each set in an epoch; None: each item comes once.
         num_frames: T.
         batch_size: Clips a step, all processes together.
+        parts: Batches that the clips of a step come in, one behind the other; a step must be taken
+            whole before the state moves.
         seed: Of order, sampling and augmentation.
         rank: This process.
         world_size: Number of processes.
@@ -72,19 +74,21 @@ class ClipLoader:
         threads: int = 1,
         pad_to: int = 32,
         prefetch: int = 2,
+        parts: int = 1,
         block_shards: int = 0,
         cache: ShardCache | None = None,
         max_damage: int = 100,
     ) -> None:
         """Open the sets and list their items; reading starts with the first iteration."""
-        counts = [num_frames, batch_size, expressions, threads, pad_to, prefetch, len(sets)]
+        counts = [num_frames, batch_size, expressions, threads, pad_to, prefetch, parts, len(sets)]
         if min(counts) < 1:
             raise ValueError(
-                "num_frames, batch_size, expressions, threads, pad_to, prefetch and the number of "
-                f"sets must be >= 1; got {counts}"
+                "num_frames, batch_size, expressions, threads, pad_to, prefetch, parts and the "
+                f"number of sets must be >= 1; got {counts}"
             )
-        frames = num_frames * len(order.rank_slots(0, batch_size, rank, world_size))
-        self.batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        frames = num_frames * len(order.rank_slots(0, batch_size, rank, world_size * parts))
+        self.batch_size, self._part = batch_size, batch_size // parts
+        self._rank, self._world_size = rank, world_size
         self._num_frames, self._pad_to, self._prefetch = num_frames, pad_to, prefetch
         self._cache = cache
         self.sets = [ShardSet.open(s, cache=cache) if isinstance(s, str) else s for s in sets]
@@ -104,10 +108,8 @@ class ClipLoader:
         self._state = order.State(
             manifests=hashlib.sha256(" ".join(s.hash for s in self.sets).encode()).hexdigest(),
             settings=hashlib.sha256(settings.encode()).hexdigest()[:16],
-            seed=seed,
-            epoch=0,
-            position=0,
-        )
+            seed=seed, epoch=0, position=0,
+        )  # fmt: skip
         team = self._team = make_team(threads) if device == "cpu" and threads > 1 else None
         self._decoder = FrameDecoder(device=device, threads=threads, max_frames=frames, team=team)
         self._collate = Collator(team)
@@ -185,8 +187,8 @@ class ClipLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's batches of the rest of the epoch; the state moves with each."""
         _drop(self._ahead)
-        epoch = self._state.epoch
-        batches = self._batches(epoch, self._state.position)
+        epoch, start = self._state.epoch, self._state.position
+        batches = self._batches(epoch, start)
         self._ahead = ahead = collections.deque(
             self._maker.submit(next, batches, None) for _ in range(self._prefetch)
         )
@@ -196,9 +198,10 @@ class ClipLoader:
                 ahead.append(self._maker.submit(next, batches, None))
                 position, batch = made
                 self._waited += time.perf_counter() - mark
-                after, whole = position + self.batch_size, len(self.source)
-                next_at = (epoch, after) if after < whole else (epoch + 1, 0)
-                self._state = replace(self._state, epoch=next_at[0], position=next_at[1])
+                after, whole = position + self._part, len(self.source)
+                if (after - start) % self.batch_size == 0:  # the step is whole
+                    next_at = (epoch, after) if after < whole else (epoch + 1, 0)
+                    self._state = replace(self._state, epoch=next_at[0], position=next_at[1])
                 mark = time.perf_counter()
                 yield batch
                 self._worked += time.perf_counter() - mark
@@ -210,14 +213,16 @@ class ClipLoader:
         """Positions and batches; the clips of the next one are read while one is decoded."""
 
         def read(position: int) -> list[Future[Clip]]:
-            slots = order.rank_slots(position, self.batch_size, self._rank, self._world_size)
+            slots = order.rank_slots(position, self._part, self._rank, self._world_size)
             return [self._readers.submit(self.source.clip, epoch, slot) for slot in slots]
 
+        steps = -(-(len(self.source) - start) // self.batch_size)
+        end = start + steps * self.batch_size
         ahead = read(start)
-        for position in range(start, len(self.source), self.batch_size):
+        for position in range(start, end, self._part):
             clips = [future.result() for future in ahead]
-            if position + self.batch_size < len(self.source):
-                ahead = read(position + self.batch_size)
+            if position + self._part < end:
+                ahead = read(position + self._part)
             yield position, self._assemble(clips)
 
     def _assemble(self, clips: Sequence[Clip]) -> Batch:
@@ -253,7 +258,7 @@ class ClipLoader:
         """Decode all frames of a batch; clips with broken images give way to others."""
         for _ in range(MAX_ATTEMPTS):
             images = [image for clip in clips for image in clip.images]
-            records = [clip.record for clip in clips for _ in clip.images]
+            records = [clip.record.frame(t) for clip in clips for t in range(len(clip.images))]
             try:
                 return clips, self._decoder.decode(images, records)
             except DecodeError as error:

@@ -5,7 +5,7 @@ same change, on the CPU as on a GPU, and a clip can be replayed.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,32 @@ class Colour:
 
 
 @dataclass(frozen=True)
+class Shake:
+    """How a frame of a clip made of an image differs from it, before all else; by default not.
+
+    Attributes:
+        angle: Of the camera, in radians.
+        shift: Of the image to the right and down, as shares of its sides.
+        corners: How far each corner of the view moves (x, y; clockwise from the upper left),
+            likewise.
+        brightness: Added, in grey levels.
+        hue: Added, of 255 for the whole circle.
+        saturation: Added, of 255.
+        blur: Length of the motion in pixels; 0: none.
+        blur_angle: Its direction, in radians.
+    """
+
+    angle: float = 0.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    corners: tuple[float, ...] = (0.0,) * 8
+    brightness: float = 0.0
+    hue: float = 0.0
+    saturation: float = 0.0
+    blur: int = 0
+    blur_angle: float = 0.0
+
+
+@dataclass(frozen=True)
 class Record:
     """All that was drawn for one clip.
 
@@ -69,12 +95,18 @@ class Record:
         steps: Changes of geometry, in order, the same for all frames.
         colours: One a frame; empty: none.
         published: With the oversights that `Augmentation` names.
+        shakes: One a frame where an image makes a clip; empty: none.
     """
 
     source: Size
     steps: tuple[Step, ...]
     colours: tuple[Colour, ...] = ()
     published: bool = False
+    shakes: tuple[Shake, ...] = ()
+
+    def frame(self, number: int) -> "Record":
+        """What happens to the pixels of one frame."""
+        return replace(self, shakes=(self.shakes[number],)) if self.shakes else self
 
     @property
     def mirrored(self) -> bool:

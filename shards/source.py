@@ -12,6 +12,7 @@ from shards import order
 from shards.augment import Augmentation, draw_augmentation
 from shards.clips import ClipSampling, clip_frames, list_items
 from shards.index import ShardSet, VideoRow
+from shards.pseudo import shake_mask
 from shards.quarantine import Place, Quarantine
 from shards.record import Record, gather_maps, mask_box, mirror_words, transform_boxes
 from shards.schema import BoolArray, DamageError, Expression, Frame, ShardError, decode_mask
@@ -210,7 +211,8 @@ class ClipSource:
             return None
         draws = order.Draws(self.seed, order.AUGMENTATION, *at)
         size = (choice.row.height, choice.row.width)
-        record = draw_augmentation(self.augmentation, size, self.num_frames, draws)
+        image = len(choice.row.annotated) == 1
+        record = draw_augmentation(self.augmentation, size, self.num_frames, draws, image=image)
         try:
             return self._read(choice, places, record, at)
         except DamageError as error:
@@ -229,6 +231,8 @@ class ClipSource:
         rows, columns = gather_maps(record)
         for spoken in (expression, *self._companions(row, expression, at)):
             sources = [target_mask(frame, spoken.objects, size) for frame in frames]
+            if record.shakes:
+                sources = list(map(shake_mask, sources, record.shakes))
             boxes, visible = target_boxes(sources, record)
             if visible.any():
                 masks = np.stack([source[rows][:, columns] for source in sources])

@@ -17,7 +17,7 @@ import train
 from preprocess import build_shards
 from shards import ShardSet
 
-QUICK = ["--optim.warmup", "1", "--picture-every", "2", "--save-every", "2", "--keep", "5"]
+QUICK = ["--optim.warmup", "1", "--save-every", "2", "--keep", "5"]
 
 
 def run(module: object, *arguments: object) -> None:
@@ -55,7 +55,7 @@ def video_run(shapes: Path, pretrained: Path, out: Path, *more: object) -> None:
 def finetuned(shapes: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of four clip updates, checkpoints at 2 and 4."""
     out = tmp_path_factory.mktemp("finetune")
-    video_run(shapes, pretrained, out)
+    video_run(shapes, pretrained, out, "--validate", shapes / "valid")
     return out
 
 
@@ -72,6 +72,10 @@ def test_a_run_leaves_losses_pictures_tracker_and_checkpoints(finetuned: Path) -
     assert sorted(p.name for p in finetuned.glob("step-*")) == ["step-000002", "step-000004"]
     assert Image.open(finetuned / "pictures/step-000004.png").width > 200
     assert list((finetuned / "tracker").glob("events*"))
+    scores = json.loads((finetuned / "step-000004/score.json").read_text())
+    assert scores["score"] == scores["validation 0 J&F"]
+    assert 0 <= scores["score"] <= 100
+    assert (finetuned / "validation/0/sheet.png").is_file()
     assert not list(finetuned.glob("*.partial"))
 
 

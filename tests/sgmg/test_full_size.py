@@ -9,9 +9,9 @@ from accelerate import Accelerator
 
 from sgmg import SgMg, SgMgConfig, backbone
 from sgmg.matcher import Targets
-from sgmg.optim import parameter_groups, step_decay
+from sgmg.optim import make_schedule, parameter_groups
 from sgmg.text_encoder import train_tokenizer
-from sgmg.update import Update
+from sgmg.update import Share, Update
 from sgmg.video_swin import SwinSize
 from tests.sgmg.tiny import tiny_model
 
@@ -38,13 +38,15 @@ def test_a_training_step_at_the_published_size():
     groups = parameter_groups(model, lr=1e-4, backbone_lr=5e-5, text_lr=1e-5, weight_decay=5e-4)
     optimizer = torch.optim.AdamW(groups)
     accelerator = Accelerator(cpu=True)
-    update = Update(accelerator, model, optimizer, step_decay(optimizer, [3]), clip_norm=0.1)
+    schedule = make_schedule(optimizer, "step", drops=[3])
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    update = Update(accelerator, prepared, optimizer, schedule, clip_norm=0.1)
     frames, padding = torch.randn(1, 5, 3, 192, 320), torch.zeros(1, 192, 320, dtype=torch.bool)
     masks = torch.zeros(1, 5, 192, 320, dtype=torch.bool)
     masks[..., 48:144, 80:160] = True
     boxes = torch.tensor([0.375, 0.5, 0.25, 0.5]).expand(1, 5, 4)
     targets = Targets(masks, boxes, torch.ones(1, 5, dtype=torch.bool))
-    terms, mask_logits = update(frames, padding, words, targets)
+    terms, mask_logits = update([Share(frames, padding, words, targets)])
 
     assert mask_logits.shape == (1, 5, 192, 320)
     assert all(value == value and abs(value) < 1e3 for value in terms.values())

@@ -3,11 +3,11 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
+from sgmg.motion_convnet import NeighbourCorrelation
 from sgmg.optim import (
     gradient_norms,
+    make_schedule,
     parameter_groups,
-    step_decay,
-    warmup_cosine,
 )
 
 
@@ -18,7 +18,7 @@ def network() -> nn.Module:
     text = nn.ModuleDict({"model": RobertaModel(roberta), "project": nn.Linear(4, 4)})
     attention = nn.ModuleDict({"sampling_offsets": nn.Linear(4, 4), "value": nn.Linear(4, 4)})
     backbone = nn.ModuleDict({"stem": nn.Linear(4, 4), "sampling_offsets": nn.Linear(4, 4)})
-    backbone["body"] = nn.ModuleDict({"motion": nn.Linear(4, 4)})
+    backbone["compare"] = NeighbourCorrelation(4, radius=1)
     return nn.ModuleDict({"backbone": backbone, "text_encoder": text, "attention": attention})
 
 
@@ -42,9 +42,11 @@ def test_every_parameter_is_in_the_group_of_its_part() -> None:
         f"backbone.{n}.{kind}" for n in ("stem", "sampling_offsets") for kind in ("weight", "bias")
     }
     assert groups["linear_proj"] == {f"attention.sampling_offsets.{k}" for k in ("weight", "bias")}
-    assert groups["base"] == {
+    motion = {n for n, _ in model.named_parameters() if n.startswith("backbone.compare.")}
+    assert len(motion) == 7
+    assert groups["base"] == motion | {
         f"{n}.{kind}"
-        for n in ("attention.value", "text_encoder.project", "backbone.body.motion")
+        for n in ("attention.value", "text_encoder.project")
         for kind in ("weight", "bias")
     }
     rest = {n for n, _ in model.named_parameters() if n.startswith("text_encoder.model.")}
@@ -70,14 +72,14 @@ def test_step_decay_drops_all_groups_at_the_milestones() -> None:
     optimizer = torch.optim.SGD(
         [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (1.0, 0.5)]
     )
-    seen = rates(step_decay(optimizer, [2, 4]), optimizer, 5)
+    seen = rates(make_schedule(optimizer, "step", drops=[2, 4]), optimizer, 5)
     assert seen == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     assert optimizer.param_groups[1]["lr"] == pytest.approx(0.005)
 
 
 def test_warmup_rises_to_the_rate_and_cosine_falls_to_the_floor() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=2.0)
-    seen = rates(warmup_cosine(optimizer, warmup=4, total=14, floor=0.1), optimizer, 16)
+    seen = rates(make_schedule(optimizer, "cosine", warmup=4, total=14, floor=0.1), optimizer, 16)
     assert seen[:5] == pytest.approx([0.5, 1, 1.5, 2, 2])
     assert seen[9] == pytest.approx(2 * 0.55)
     assert seen[14] == seen[15] == pytest.approx(0.2)
@@ -86,13 +88,13 @@ def test_warmup_rises_to_the_rate_and_cosine_falls_to_the_floor() -> None:
 
 def test_warmup_alone_keeps_the_rate() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=2.0)
-    assert rates(warmup_cosine(optimizer, warmup=2, total=5), optimizer, 5) == [1, 2, 2, 2, 2]
+    assert rates(make_schedule(optimizer, warmup=2, total=5), optimizer, 5) == [1, 2, 2, 2, 2]
 
 
 def test_warmup_longer_than_training_is_refused() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=2.0)
     with pytest.raises(ValueError, match="warm-up of 9"):
-        warmup_cosine(optimizer, warmup=9, total=5)
+        make_schedule(optimizer, warmup=9, total=5)
 
 
 def test_gradient_norms_are_of_each_part() -> None:

@@ -208,6 +208,23 @@ def test_a_state_moves_with_what_was_taken_not_with_what_was_made(toy: str, load
     assert loader.state_dict()["position"] == 8
 
 
+def test_a_step_in_parts_has_the_same_clips_and_moves_the_state_once(
+    toy: str, loaders: Any
+) -> None:
+    whole = clips_of(list(loaders([toy])))
+    ranks = [loaders([toy], parts=2, rank=rank, world_size=2) for rank in (0, 1)]
+    streams = [iter(loader) for loader in ranks]
+    for step in range(len(ranks[0])):
+        for part in (0, 1):
+            assert {it.state_dict()["position"] for it in ranks} == {4 * step}
+            batches = [next(stream) for stream in streams]
+            assert [b.positions for b in batches] == [[4 * step + 2 * part + r] for r in (0, 1)]
+            assert all(whole[p] == clip for p, clip in clips_of(batches).items())
+    assert ranks[0].state_dict()["epoch"] == 1
+    with pytest.raises(ValueError, match="cannot be shared by 6 processes"):
+        loaders([toy], parts=3, rank=0, world_size=2)
+
+
 def test_states_of_other_data_and_settings_are_refused(
     toy: str, loaders: Any, tmp_path: Path
 ) -> None:
