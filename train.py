@@ -86,6 +86,7 @@ class Optim:
     steps: int | None = None
     """Length of the run in updates; overrides `epochs`."""
     schedule: Literal["step", "cosine", "constant"] = "step"
+    """`step` as published; the others suit a few hundred updates, and so does their beta2, 0.95."""
     drops: tuple[int, ...] = ()
     """Epochs after which the rate falls tenfold (`step`)."""
     warmup: int = 0
@@ -306,7 +307,8 @@ def build_optimizer(
     scale = recipe.data.batch_size / optim.reference_batch
     rates = {name: scale * getattr(optim, name) for name in ("lr", "backbone_lr", "text_lr")}
     groups = parameter_groups(model, **rates, weight_decay=optim.weight_decay)
-    optimizer = torch.optim.AdamW(groups, fused=True)
+    beta2 = 0.999 if optim.schedule == "step" else 0.95
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, beta2), fused=True)
     drops = [epoch * drop for drop in optim.drops]
     kind, warmup = optim.schedule, optim.warmup
     return optimizer, make_schedule(optimizer, kind, drops=drops, warmup=warmup, total=total)
@@ -336,9 +338,9 @@ def build_run(recipe: Recipe, accelerator: Accelerator, loader: ClipLoader, tota
 
 
 def share_of(batch: Batch, recipe: Recipe, run: Run) -> Share:
-    """What the network learns of a batch; of A2D, the annotated frame alone."""
+    """What the network learns of a batch; in some styles, of the frame a clip was made around."""
     targets, annotated = Targets(batch.masks, batch.boxes_cxcywh, batch.visible), None
-    if recipe.data.style == "a2d":
+    if recipe.data.style in ("a2d", "synthetic"):  # the others only show what moves
         annotated = batch.anchors
         place = torch.arange(len(batch.masks)), annotated[batch.clip_index]
         targets = Targets(*(it[place].unsqueeze(1) for it in vars(targets).values()))
