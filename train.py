@@ -151,7 +151,7 @@ HEADS = ("class_heads.",)
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (
         "moving shapes, single images: a model of demo size from nothing, on a CPU",
-        Recipe(model=TINY, data=STILLS, optim=replace(TINY_OPTIM, steps=800, schedule="constant")),
+        Recipe(model=TINY, data=STILLS, optim=replace(TINY_OPTIM, steps=900, schedule="constant")),
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",

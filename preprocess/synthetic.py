@@ -77,7 +77,7 @@ class SyntheticSettings:
     side: int = 160
     shapes: int = 3
     seed: int = 0
-    motion: float = 0.5
+    motion: float = 0.4
     twins: float = 0.3
     image_side: float = 0.75
 
