@@ -18,14 +18,7 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
-from preprocess import (
-    a2d_sentences,
-    jhmdb_sentences,
-    mevis,
-    ref_davis17,
-    ref_youtube_vos,
-    refcoco,
-)
+from preprocess import a2d_sentences, jhmdb_sentences, mevis, ref_davis17, ref_youtube_vos, refcoco
 from preprocess.ground_truth import write_ground_truth
 from preprocess.reencode import Reencoded
 from preprocess.source import Source

@@ -169,11 +169,7 @@ def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, li
     looks_only = split == "image" and rng.random() >= settings.image_side
     while True:
         scene = draw_scene(
-            rng,
-            most=settings.shapes,
-            num_frames=frames,
-            side=settings.side,
-            twins=settings.twins,
+            rng, most=settings.shapes, num_frames=frames, side=settings.side, twins=settings.twins
         )
         referrals = draw_referrals(rng, scene, motion_share=settings.motion)
         if looks_only:
@@ -183,10 +179,7 @@ def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, li
 
 
 def _each(
-    function: Callable[[int], Any],
-    count: int,
-    workers: int,
-    progress: Callable[[int], None] | None,
+    function: Callable[[int], Any], count: int, workers: int, progress: Callable[[int], None] | None
 ) -> Iterator[Any]:
     """Yield the function of 0 .. count - 1 in order, by several processes if asked."""
     context = get_context("spawn")
@@ -251,10 +244,7 @@ def _write_video(
 
 
 def _write_images(
-    root: Path,
-    settings: SyntheticSettings,
-    workers: int,
-    progress: Callable[[int], None] | None,
+    root: Path, settings: SyntheticSettings, workers: int, progress: Callable[[int], None] | None
 ) -> None:
     (root / "train2014").mkdir(parents=True)
     images: list[dict[str, Any]] = []
