@@ -148,9 +148,7 @@ def is_written(root: Path, settings: SyntheticSettings) -> bool:
     return False
 
 
-def draw(
-    split: str, index: int, settings: SyntheticSettings
-) -> tuple[shapes.Scene, list[shapes.Referral]]:
+def draw(split: str, index: int, settings: SyntheticSettings) -> Drawn:
     """Draw one scene and its expressions (at least one).
 
     Args:
