@@ -18,14 +18,7 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
-from preprocess import (
-    a2d_sentences,
-    jhmdb_sentences,
-    mevis,
-    ref_davis17,
-    ref_youtube_vos,
-    refcoco,
-)
+from preprocess import a2d_sentences, jhmdb_sentences, mevis, ref_davis17, ref_youtube_vos, refcoco
 from preprocess.ground_truth import write_ground_truth
 from preprocess.reencode import Reencoded
 from preprocess.source import Source
@@ -46,6 +39,7 @@ def opens(
     return {f"{prefix}{split}": partial(opener, split=split, **told) for split in splits}
 
 
+_IMAGES = {"name": "refcoco", "dataset": "synthetic-image"}
 READERS: Mapping[str, Mapping[str, Opener]] = {
     "ref-davis17": opens(ref_davis17.open_ref_davis17, ref_davis17.SPLITS),
     "ref-youtube-vos": opens(ref_youtube_vos.open_ref_youtube_vos, ref_youtube_vos.SPLITS),
@@ -55,13 +49,7 @@ READERS: Mapping[str, Mapping[str, Opener]] = {
     **{it: opens(refcoco.open_refcoco, splits, name=it) for it, splits in refcoco.SPLITS.items()},
     "synthetic": {
         **opens(ref_youtube_vos.open_ref_youtube_vos, ("train", "valid"), dataset="synthetic"),
-        **opens(
-            refcoco.open_refcoco,
-            ("train", "val"),
-            "image-",
-            name="refcoco",
-            dataset="synthetic-image",
-        ),
+        **opens(refcoco.open_refcoco, ("train", "val"), "image-", **_IMAGES),
     },
 }
 

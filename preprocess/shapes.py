@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import compress, product
 from operator import ne
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,16 +160,8 @@ def _draw_shape(
     middle = rng.uniform(reach, side - reach)
     start = middle - velocity * steps / 2
     rgb = np.clip(np.array(COLOURS[colour]) + rng.integers(-18, 19, 3), 0, 255)
-    return Shape(
-        shape=shape,
-        colour=colour,
-        size=size,
-        motion=motion,
-        radius=float(radius),
-        start=(float(start[0]), float(start[1])),
-        velocity=(float(velocity[0]), float(velocity[1])),
-        rgb=(int(rgb[0]), int(rgb[1]), int(rgb[2])),
-    )
+    pairs: Iterator[Any] = (tuple(it.tolist()) for it in (start, velocity, rgb))
+    return Shape(shape, colour, size, motion, float(radius), *pairs)
 
 
 def _mostly_apart(scene: Scene) -> bool:
@@ -261,29 +254,15 @@ def _side_gaps(scene: Scene, target: int) -> dict[str, NDArray[np.float64]]:
     return gaps
 
 
-_FORMS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("appearance", ""): ("the {}", "the {}", "the {}", "{}"),
-    **dict.fromkeys(
-        [("side", "left"), ("side", "right")],
-        ("the {} on the {}", "the {} on the {} side", "{} on the {}"),
-    ),
-    **dict.fromkeys(
-        [("side", "top"), ("side", "bottom")],
-        ("the {} at the {}", "the {} on the {}", "{} at the {}"),
-    ),
-    **dict.fromkeys(
-        [("motion", "left"), ("motion", "right")],
-        ("the {} moving {}", "the {} moving to the {}", "the {} going {}"),
-    ),
-    **dict.fromkeys(
-        [("motion", "up"), ("motion", "down")],
-        ("the {} moving {}", "the {} that moves {}", "the {} going {}"),
-    ),
-    ("motion", "still"): (
-        "the {} that stays still",
-        "the {} that is not moving",
-        "the {} standing still",
-    ),
+_BESIDE = ("the {} on the {}", "the {} on the {} side", "{} on the {}")
+_ABOVE = ("the {} at the {}", "the {} on the {}", "{} at the {}")
+_ASIDE = ("the {} moving {}", "the {} moving to the {}", "the {} going {}")
+_UP = ("the {} moving {}", "the {} that moves {}", "the {} going {}")
+_STILL = ("the {} that stays still", "the {} that is not moving", "the {} standing still")
+_FORMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "appearance": {"": ("the {}", "the {}", "the {}", "{}")},
+    "side": {"left": _BESIDE, "right": _BESIDE, "top": _ABOVE, "bottom": _ABOVE},
+    "motion": {"left": _ASIDE, "right": _ASIDE, "up": _UP, "down": _UP, "still": _STILL},
 }
 
 
@@ -292,7 +271,7 @@ def _text(rng: np.random.Generator, shape: Shape, words: _Words, kind: str, tail
     name = [_pick(rng, SIZE_WORDS[shape.size])] if size else []
     name += [shape.colour] if colour else []
     name += [shape.shape if noun else _pick(rng, ANY_SHAPE)]
-    return _pick(rng, _FORMS[kind, tail]).format(" ".join(name), tail)
+    return _pick(rng, _FORMS[kind][tail]).format(" ".join(name), tail)
 
 
 def render(scene: Scene) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

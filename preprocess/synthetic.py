@@ -21,6 +21,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
+from itertools import compress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,22 +31,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from preprocess.shapes import (
-    COLOURS,
-    SHAPES,
-    Referral,
-    Scene,
-    draw_referrals,
-    draw_scene,
-    outline,
-    render,
-    scene_generator,
-)
+from preprocess import shapes
 from preprocess.source import encode_jpeg
 
 SETTINGS = "synthetic.json"
 FRAME_STEP = 5  # the official frame names count in fives
-PALETTE = [0, 0, 0, *(value for colour in COLOURS.values() for value in colour)]
+Drawn = tuple[shapes.Scene, list[shapes.Referral]]
+Progress = Callable[[int], None] | None
+Row = dict[str, Any]
+PALETTE = [0, 0, 0, *(value for colour in shapes.COLOURS.values() for value in colour)]
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ def write_synthetic(
     settings: SyntheticSettings | None = None,
     *,
     workers: int = 1,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = None,
 ) -> None:
     """Write the official files below a root, unless the same ones are there already.
 
@@ -121,10 +115,8 @@ def write_synthetic(
     shutil.rmtree(partial_root, ignore_errors=True)
     for split in ("train", "valid"):
         _write_videos(partial_root / "refer_youtube_vos", split, settings, workers, progress)
-    _write_json(
-        partial_root / "refer_youtube_vos/meta_expressions/test/meta_expressions.json",
-        {"videos": {}},
-    )
+    test_list = "refer_youtube_vos/meta_expressions/test/meta_expressions.json"
+    _write_json(partial_root / test_list, {"videos": {}})
     _write_images(partial_root / "coco", settings, workers, progress)
     for tree in ("refer_youtube_vos", "coco"):
         (partial_root / tree).rename(root / tree)
@@ -156,7 +148,7 @@ def is_written(root: Path, settings: SyntheticSettings) -> bool:
     return False
 
 
-def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, list[Referral]]:
+def draw(split: str, index: int, settings: SyntheticSettings) -> Drawn:
     """Draw one scene and its expressions (at least one).
 
     Args:
@@ -164,18 +156,14 @@ def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, li
         index: number of the scene in its split.
         settings: what to draw.
     """
-    rng = scene_generator(settings.seed, split, index)
+    rng = shapes.scene_generator(settings.seed, split, index)
     frames = {"train": settings.num_frames, "valid": settings.valid_frames}.get(split, 1)
     looks_only = split == "image" and rng.random() >= settings.image_side
     while True:
-        scene = draw_scene(
-            rng,
-            most=settings.shapes,
-            num_frames=frames,
-            side=settings.side,
-            twins=settings.twins,
+        scene = shapes.draw_scene(
+            rng, most=settings.shapes, num_frames=frames, side=settings.side, twins=settings.twins
         )
-        referrals = draw_referrals(rng, scene, motion_share=settings.motion)
+        referrals = shapes.draw_referrals(rng, scene, motion_share=settings.motion)
         if looks_only:
             referrals = [it for it in referrals if it.kind == "appearance"]
         if referrals:
@@ -183,29 +171,20 @@ def draw(split: str, index: int, settings: SyntheticSettings) -> tuple[Scene, li
 
 
 def _each(
-    function: Callable[[int], Any],
-    count: int,
-    workers: int,
-    progress: Callable[[int], None] | None,
+    function: Callable[[int], Any], count: int, workers: int, progress: Progress
 ) -> Iterator[Any]:
     """Yield the function of 0 .. count - 1 in order, by several processes if asked."""
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context) if workers > 1 else nullcontext() as pool:
-        made = (
-            pool.map(function, range(count), chunksize=32) if pool else map(function, range(count))
-        )
-        for result in made:
+        each: Callable[..., Iterator[Any]] = partial(pool.map, chunksize=32) if pool else map
+        for result in each(function, range(count)):
             yield result
             if progress is not None:
                 progress(1)
 
 
 def _write_videos(
-    root: Path,
-    split: str,
-    settings: SyntheticSettings,
-    workers: int,
-    progress: Callable[[int], None] | None,
+    root: Path, split: str, settings: SyntheticSettings, workers: int, progress: Progress
 ) -> None:
     count = settings.train_videos if split == "train" else settings.valid_videos
     for tree in ("JPEGImages", "Annotations"):
@@ -221,27 +200,21 @@ def _write_videos(
 
 def _write_video(
     index: int, *, root: Path, split: str, settings: SyntheticSettings
-) -> tuple[str, dict[str, Any], dict[str, Any]]:
+) -> tuple[str, Row, Row]:
     """Write one video's frames and masks; return its name, objects and expressions."""
     scene, referrals = draw(split, index, settings)
     video = f"shapes{split[0]}{index:05d}"
     names = [f"{FRAME_STEP * frame:05d}" for frame in range(scene.num_frames)]
-    frames, labels = render(scene)
+    frames, labels = shapes.render(scene)
     for tree in ("JPEGImages", "Annotations"):
         (root / tree / video).mkdir()
     for name, frame, label in zip(names, frames, labels, strict=True):
-        (root / "JPEGImages" / video / f"{name}.jpg").write_bytes(
-            encode_jpeg(Image.fromarray(frame), 90)
-        )
+        encoded = encode_jpeg(Image.fromarray(frame), 90)
+        (root / "JPEGImages" / video / f"{name}.jpg").write_bytes(encoded)
         (root / "Annotations" / video / f"{name}.png").write_bytes(_palette_png(label))
     objects = {
-        str(number): {
-            "category": shape.shape,
-            "frames": [
-                name for name, label in zip(names, labels, strict=True) if (label == number).any()
-            ],
-        }
-        for number, shape in enumerate(scene.shapes, start=1)
+        str(n): {"category": it.shape, "frames": [*compress(names, (labels == n).any((1, 2)))]}
+        for n, it in enumerate(scene.shapes, start=1)
     }
     expressions = {
         str(number): {"exp": it.text, "obj_id": str(it.target + 1), "kind": it.kind}
@@ -251,36 +224,28 @@ def _write_video(
 
 
 def _write_images(
-    root: Path,
-    settings: SyntheticSettings,
-    workers: int,
-    progress: Callable[[int], None] | None,
+    root: Path, settings: SyntheticSettings, workers: int, progress: Progress
 ) -> None:
     (root / "train2014").mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    refs: list[dict[str, Any]] = []
+    images: list[Row] = []
+    annotations: list[Row] = []
+    refs: list[Row] = []
     sentences = 0
-    categories = {shape: number for number, shape in enumerate(SHAPES, start=1)}
+    categories = {shape: number for number, shape in enumerate(shapes.SHAPES, start=1)}
     total = settings.images + settings.valid_images
     write = partial(_write_image, folder=root / "train2014", settings=settings)
     for image, its_annotations, referrals in _each(write, total, workers, progress):
         images.append(image)
         for target, annotation in enumerate(its_annotations):
-            annotation |= {
-                "id": len(annotations) + 1,
-                "category_id": categories[annotation.pop("shape")],
-            }
+            category = categories[annotation.pop("shape")]
+            annotation |= {"id": len(annotations) + 1, "category_id": category}
             annotations.append(annotation)
             its_sentences = [it for it in referrals if it.target == target]
             if its_sentences:
                 split = "train" if image["id"] <= settings.images else "val"
                 refs.append(_ref(len(refs), sentences, split, image, annotation, its_sentences))
                 sentences += len(its_sentences)
-    names = [
-        {"id": number, "name": shape, "supercategory": "shape"}
-        for shape, number in categories.items()
-    ]
+    names = [{"id": n, "name": it, "supercategory": "shape"} for it, n in categories.items()]
     instances = {"images": images, "annotations": annotations, "categories": names}
     _write_json(root / "refcoco/instances.json", instances)
     (root / "refcoco/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=0))
@@ -288,12 +253,12 @@ def _write_images(
 
 def _write_image(
     index: int, *, folder: Path, settings: SyntheticSettings
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[Referral]]:
+) -> tuple[Row, list[Row], list[shapes.Referral]]:
     """Write one image; return its row, the rows of its shapes and its expressions."""
     held_out = index - settings.images
     split, number = ("image", index) if held_out < 0 else ("valid_image", held_out)
     scene, referrals = draw(split, number, settings)
-    frames, labels = render(scene)
+    frames, labels = shapes.render(scene)
     name = f"COCO_train2014_{index + 1:012d}.jpg"
     (folder / name).write_bytes(encode_jpeg(Image.fromarray(frames[0]), 90))
     row = {"id": index + 1, "file_name": name, "height": scene.side, "width": scene.side}
@@ -301,57 +266,31 @@ def _write_image(
     for target, shape in enumerate(scene.shapes):
         mask = labels[0] == target + 1
         encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        corners = outline(shape, scene.centres()[target, 0])
+        corners = shapes.outline(shape, scene.centres()[target, 0])
         covered = mask.sum() < 0.9 * coco_mask.area(
             coco_mask.frPyObjects([corners.ravel().tolist()], scene.side, scene.side)[0]
         )
-        annotations.append(
-            {
-                "shape": shape.shape,
-                "image_id": index + 1,
-                "segmentation": (
-                    encoded | {"counts": encoded["counts"].decode()}
-                    if covered
-                    else [corners.round(2).ravel().tolist()]
-                ),
-                "area": float(mask.sum()),
-                "bbox": coco_mask.toBbox(encoded).tolist(),
-                "iscrowd": 0,
-            }
-        )
+        polygons = [corners.round(2).ravel().tolist()]
+        drawn = encoded | {"counts": encoded["counts"].decode()} if covered else polygons
+        told: Row = {"shape": shape.shape, "image_id": index + 1, "segmentation": drawn}
+        told |= {"area": float(mask.sum()), "bbox": coco_mask.toBbox(encoded).tolist()}
+        annotations.append(told | {"iscrowd": 0})
     return row, annotations, referrals
 
 
 def _ref(
-    ref_id: int,
-    first_sentence: int,
-    split: str,
-    image: dict[str, Any],
-    annotation: dict[str, Any],
-    referrals: list[Referral],
-) -> dict[str, Any]:
+    ref_id: int, first: int, split: str, image: Row, annotation: Row, said: list[shapes.Referral]
+) -> Row:
     """Return a row of refs(unc).p; the file name carries the annotation id, as officially."""
-    sent_ids = [first_sentence + offset for offset in range(len(referrals))]
-    stem = image["file_name"].removesuffix(".jpg")
-    return {
-        "ref_id": ref_id,
-        "ann_id": annotation["id"],
-        "category_id": annotation["category_id"],
-        "image_id": image["id"],
-        "file_name": f"{stem}_{annotation['id']}.jpg",
-        "split": split,
-        "sent_ids": sent_ids,
-        "sentences": [
-            {
-                "raw": it.text,
-                "sent": it.text,
-                "sent_id": sent_id,
-                "tokens": it.text.split(),
-                "kind": it.kind,
-            }
-            for sent_id, it in zip(sent_ids, referrals, strict=True)
-        ],
-    }
+    sentences: list[Row] = [
+        {"raw": it.text, "sent": it.text, "sent_id": number, "tokens": it.text.split()}
+        | {"kind": it.kind}
+        for number, it in enumerate(said, start=first)
+    ]
+    file_name = f"{image['file_name'].removesuffix('.jpg')}_{annotation['id']}.jpg"
+    row = {"ref_id": ref_id, "ann_id": annotation["id"], "category_id": annotation["category_id"]}
+    row |= {"image_id": image["id"], "file_name": file_name, "split": split}
+    return row | {"sent_ids": [it["sent_id"] for it in sentences], "sentences": sentences}
 
 
 def _palette_png(labels: NDArray[np.uint8]) -> bytes:

@@ -7,14 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from sgmg.checkpoint import (
-    CLUTTER,
-    from_published,
-    load_backbone,
-    named_backbone,
-    named_tensors,
-    read_published,
-)
+from sgmg import checkpoint as published
 from sgmg.config import SgMgConfig
 from sgmg.model import SgMg
 from sgmg.model_folder import CheckpointError
@@ -41,7 +34,7 @@ def convert(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists: name a new folder")
-    checkpoint = read_published(file)
+    checkpoint = published.read_published(file)
     try:
         model, what = _network(checkpoint, text)
     except CheckpointError as error:
@@ -56,11 +49,11 @@ def convert(
 
 def _network(checkpoint: Mapping[str, Any], text: str) -> tuple[SgMg, str]:
     """The network of a checkpoint with its tokenizer, and what the checkpoint was."""
-    if name := named_backbone(checkpoint):
+    if name := published.named_backbone(checkpoint):
         model = SgMg(SgMgConfig(backbone=name, text_model=text))
-        load_backbone(model.backbone, checkpoint, "the file")
+        published.load_backbone(model.backbone, checkpoint, "the file")
         return model.eval(), f"backbone {name}; the rest of the network is new"
-    model = from_published(checkpoint)
+    model = published.from_published(checkpoint)
     tokenizer = load_tokenizer(text)
     config = model.text_encoder.backbone.config
     if len(tokenizer) > config.vocab_size or tokenizer.pad_token_id != config.pad_token_id:
@@ -75,7 +68,7 @@ def _network(checkpoint: Mapping[str, Any], text: str) -> tuple[SgMg, str]:
 
 def _summary(model: SgMg, checkpoint: Mapping[str, Any]) -> list[str]:
     config, language = model.config, model.text_encoder.backbone.config
-    clutter = [name for name in named_tensors(checkpoint) if CLUTTER.fullmatch(name)]
+    clutter = [*filter(published.CLUTTER.fullmatch, published.named_tensors(checkpoint))]
     kinds = sorted({name.rpartition(".")[2] for name in clutter})
     return [
         f"backbone: {config.backbone}",

@@ -123,15 +123,10 @@ def layer_terms(layer: LayerOutput, targets: Targets) -> dict[str, Tensor]:
     goal = targets.boxes_cxcywh.float()
     mask, dice = mask_terms(layer.mask_logits, targets.masks.float())
     mask_low, dice_low = mask_terms(layer.low_mask_logits, low_targets(targets.masks))
-    return {
-        "class": _class_term(layer.queries.class_logits.float(), layer.selected, targets.visible),
-        "box": (boxes - goal).abs().sum(),
-        "giou": (1 - overlaps(to_xyxy(boxes), to_xyxy(goal))[1]).sum(),
-        "mask": mask,
-        "dice": dice,
-        "mask_low": mask_low,
-        "dice_low": dice_low,
-    }
+    label = _class_term(layer.queries.class_logits.float(), layer.selected, targets.visible)
+    giou = (1 - overlaps(to_xyxy(boxes), to_xyxy(goal))[1]).sum()
+    terms = {"class": label, "box": (boxes - goal).abs().sum(), "giou": giou}
+    return terms | {"mask": mask, "dice": dice, "mask_low": mask_low, "dice_low": dice_low}
 
 
 def mask_terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

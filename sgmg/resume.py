@@ -81,11 +81,7 @@ def save_checkpoint(
                 os.fsync(descriptor)
                 os.close(descriptor)
             unfinished.rename(folder)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch and safetensors have their own
+    except (OSError, RuntimeError, SafetensorError) as error:  # the last two: torch, safetensors
         shutil.rmtree(unfinished, ignore_errors=True)
         reason = str(error).partition("\n")[0]
         raise OSError(
@@ -148,8 +144,7 @@ def find_state(source: str, run: Path) -> Path | None:
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What `save_checkpoint` was given, and `step`."""
-    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    return state
+    return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
 
 
 def upload(checkpoint: Path, store: Store) -> None:
@@ -184,8 +179,7 @@ def download(store: Store, run: Path) -> None:
 
 def _index(store: Store) -> dict[str, str]:
     """Name of the checkpoint in each file of a store."""
-    index: dict[str, str] = json.loads(store.get(INDEX)) if store.exists(INDEX) else {}
-    return index
+    return json.loads(store.get(INDEX)) if store.exists(INDEX) else {}
 
 
 def _checkpoints(run: Path) -> list[Path]:

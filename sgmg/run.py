@@ -15,21 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from sgmg import resume as checkpoints
 from sgmg.journal import LossTable, prediction_sheet
 from sgmg.losses import NonFiniteLossError
 from sgmg.model import SgMg
 from sgmg.optim import gradient_norms
 from sgmg.replay import write_dump
-from sgmg.resume import (
-    Store,
-    download,
-    find_state,
-    open_run,
-    read_state,
-    save_checkpoint,
-    upload,
-    write_score,
-)
 from sgmg.update import Share, Update
 
 MOST_DRAWN = 4  # expressions in a picture
@@ -69,7 +60,7 @@ class Run:
         *,
         clip_norm: float,
         keep: int,
-        store: Store | None = None,
+        store: checkpoints.Store | None = None,
         resume: str | None = None,
     ) -> None:
         """Prepare model and optimizer; go on where the run stood."""
@@ -82,14 +73,14 @@ class Run:
         self.terms: dict[str, float] = {}
         self.state: dict[str, Any] = {}
         if accelerator.is_main_process:
-            open_run(folder, resume=resume is not None)
+            checkpoints.open_run(folder, resume=resume is not None)
             if store is not None and resume == "auto":
-                download(store, folder)
+                checkpoints.download(store, folder)
         accelerator.wait_for_everyone()
-        checkpoint = find_state(resume, folder) if resume else None
+        checkpoint = checkpoints.find_state(resume, folder) if resume else None
         if checkpoint is not None:
             accelerator.load_state(str(checkpoint))
-            self.state = read_state(checkpoint)
+            self.state = checkpoints.read_state(checkpoint)
             self.schedule.load_state_dict(self.state["schedule"])
             self.step = self.state["step"]
         if accelerator.is_main_process:
@@ -144,12 +135,12 @@ class Run:
             OSError: it could not be written. A copy that fails is a warning.
         """
         state = {**state, "schedule": self.schedule.state_dict()}
-        checkpoint = save_checkpoint(
+        checkpoint = checkpoints.save_checkpoint(
             self.folder, self.step, self.accelerator, self.model, state, keep=self.keep
         )
         if self.store is not None and self.accelerator.is_main_process:
             try:
-                upload(checkpoint, self.store)
+                checkpoints.upload(checkpoint, self.store)
             except (ValueError, OSError) as error:
                 _log.warning("%s has no copy: %s", checkpoint, error)
         self.accelerator.wait_for_everyone()
@@ -183,7 +174,7 @@ class Run:
     def score(self, checkpoint: Path, mean: float, scores: Mapping[str, float]) -> None:
         """Note how well a checkpoint does; the best one is kept."""
         if scores and self.accelerator.is_main_process:
-            write_score(checkpoint, mean, scores)
+            checkpoints.write_score(checkpoint, mean, scores)
         self.accelerator.log(dict(scores), step=self.step)
 
     def seed(self, seed: int, position: int) -> int:

@@ -61,47 +61,38 @@ def answer(model: Any, share: Share, visible: float | Tensor) -> tuple[SgMgOutpu
         NonFiniteLossError: a term is NaN or infinite.
     """
     torch.manual_seed(share.seed)
-    outputs = model(
-        share.frames,
-        share.padding,
-        share.expressions,
-        partial(Matcher(), targets=share.targets),
-        annotated=share.annotated,
-        clip_index=share.clip_index,
-    )
+    select = partial(Matcher(), targets=share.targets)
+    which = {"annotated": share.annotated, "clip_index": share.clip_index}
+    outputs = model(share.frames, share.padding, share.expressions, select, **which)
     return outputs, Criterion()(outputs, share.targets, visible)
 
 
+@dataclass(frozen=True)
 class Update:
     """Moves the weights by one batch.
 
     Losses are averaged over the frames of all processes and accumulation steps: however a batch is
     shared, the update is that of the whole batch. (Batch norms that learn, which only the demo's
     backbone has, see one share at a time.)
+
+    Args:
+        accelerator: that prepared model and optimizer.
+        model: prepared network, in training mode.
+        optimizer: prepared.
+        schedule: of the optimizer's rates, stepped once an update.
+        clip_norm: largest norm of the whole gradient.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        model: Any,
-        optimizer: Any,
-        schedule: LRScheduler,
-        *,
-        clip_norm: float,
-    ) -> None:
-        """Collect what moves.
+    accelerator: Accelerator
+    model: Any
+    optimizer: Any
+    schedule: LRScheduler
+    clip_norm: float
 
-        Args:
-            accelerator: that prepared model and optimizer.
-            model: prepared network, in training mode.
-            optimizer: prepared.
-            schedule: of the optimizer's rates, stepped once an update.
-            clip_norm: largest norm of the whole gradient.
-        """
-        self.accelerator, self.model = accelerator, model
-        self.optimizer, self.schedule = optimizer, schedule
-        self.clip_norm = clip_norm
-        self.network = accelerator.unwrap_model(model)
+    @property
+    def network(self) -> Any:
+        """The model as it was before it was prepared."""
+        return self.accelerator.unwrap_model(self.model)
 
     def __call__(self, shares: Sequence[Share]) -> tuple[dict[str, float], Tensor]:
         """Learn from the shares of this process, as many as there are accumulation steps.

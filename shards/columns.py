@@ -23,18 +23,9 @@ _SPAN = pa.struct({"offset": pa.int64(), "size": pa.int64(), "crc32c": pa.uint32
 _OBJECT = {"id": _TEXT, "category": _TEXT, "visible": pa.list_(pa.bool_())}
 _EXPRESSION = {"id": _TEXT, "text": _TEXT, "objects": pa.list_(_TEXT), "kind": _TEXT}
 _FRAME = {"name": _TEXT, "extension": _TEXT, "image": _SPAN, "masks": _SPAN}
-SCHEMA = pa.schema(
-    {
-        "key": _TEXT,
-        "video_id": _TEXT,
-        "height": pa.int32(),
-        "width": pa.int32(),
-        "head": _SPAN,
-        "objects": pa.list_(pa.struct(_OBJECT)),
-        "expressions": pa.list_(pa.struct(_EXPRESSION)),
-        "frames": pa.list_(pa.struct(_FRAME)),
-    }
-)
+_VIDEO = {"key": _TEXT, "video_id": _TEXT, "height": pa.int32(), "width": pa.int32(), "head": _SPAN}
+_LISTS = {"objects": _OBJECT, "expressions": _EXPRESSION, "frames": _FRAME}
+SCHEMA = pa.schema(_VIDEO | {name: pa.list_(pa.struct(it)) for name, it in _LISTS.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,23 +100,16 @@ class IndexWriter:
         members = map(vars, spans)
         row: dict[str, Any] = {name: getattr(video, name) for name in SCHEMA.names[:4]}
         row["head"] = next(members)
+        masks = [frame.masks or () for frame in video.frames]
         row["objects"] = [
-            {
-                "id": name,
-                "category": category,
-                "visible": [name in (frame.masks or ()) for frame in video.frames],
-            }
+            {"id": name, "category": category, "visible": [name in it for it in masks]}
             for name, category in video.objects.items()
         ]
         row["expressions"] = [vars(it) for it in video.expressions]
         row["frames"] = [
-            {
-                "name": frame.name,
-                "extension": frame.extension,
-                "image": next(members),
-                "masks": None if frame.masks is None else next(members),
-            }
-            for frame in video.frames
+            {"name": it.name, "extension": it.extension, "image": next(members)}
+            | {"masks": None if it.masks is None else next(members)}
+            for it in video.frames
         ]
         self._rows.append(row)
         annotated = sum(frame.masks is not None for frame in video.frames)
@@ -147,14 +131,9 @@ class IndexWriter:
         self._pack()
         table = pa.Table.from_batches(self._batches, SCHEMA)
         file = io.BytesIO()
-        pq.write_table(
-            table.replace_schema_metadata(dict(metadata)),
-            file,
-            row_group_size=_GROUP,
-            compression="zstd",
-            use_dictionary=False,
-            write_page_checksum=True,
-        )
+        table = table.replace_schema_metadata(dict(metadata))
+        layout = {"row_group_size": _GROUP, "compression": "zstd", "use_dictionary": False}
+        pq.write_table(table, file, write_page_checksum=True, **layout)
         return file.getvalue()
 
 
