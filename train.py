@@ -151,11 +151,11 @@ HEADS = ("class_heads.",)
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (
         "moving shapes, single images: a model of demo size from nothing, on a CPU",
-        Recipe(model=TINY, data=STILLS, optim=replace(TINY_OPTIM, steps=900, schedule="constant")),
+        Recipe(model=TINY, data=STILLS, optim=replace(TINY_OPTIM, steps=800, schedule="constant")),
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",
-        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=700, schedule="cosine")),
+        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=600, schedule="cosine")),
     ),
     "pretrain-refcoco": (
         "RefCOCO, RefCOCO+ and RefCOCOg as one-frame clips, published numbers",
@@ -338,9 +338,9 @@ def build_run(recipe: Recipe, accelerator: Accelerator, loader: ClipLoader, tota
 
 
 def share_of(batch: Batch, recipe: Recipe, run: Run) -> Share:
-    """What the network learns of a batch; in some styles, of the frame a clip was made around."""
+    """What the network learns of a batch; of A2D, the annotated frame alone."""
     targets, annotated = Targets(batch.masks, batch.boxes_cxcywh, batch.visible), None
-    if recipe.data.style in ("a2d", "synthetic"):  # the others only show what moves
+    if recipe.data.style == "a2d":
         annotated = batch.anchors
         place = torch.arange(len(batch.masks)), annotated[batch.clip_index]
         targets = Targets(*(it[place].unsqueeze(1) for it in vars(targets).values()))

@@ -71,7 +71,7 @@ class SyntheticSettings:
     side: int = 160
     shapes: int = 3
     seed: int = 0
-    motion: float = 0.4
+    motion: float = 0.45
     twins: float = 0.3
     image_side: float = 0.75
 
