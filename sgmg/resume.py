@@ -156,7 +156,8 @@ def upload(checkpoint: Path, store: Store) -> None:
     index = _index(store)
     slot = next(name for i in itertools.count() if (name := f"checkpoint-{i}.tar") not in index)
     with store.new_file(slot) as file, tarfile.open(fileobj=file, mode="w|") as tar:
-        tar.add(checkpoint, ".")
+        for path in sorted(checkpoint.iterdir(), key=lambda it: it.name == STATE):  # it is last
+            tar.add(path, path.name)
     here = {path.name for path in _checkpoints(checkpoint.parent)}
     index = {slot: name for slot, name in index.items() if name in here} | {slot: checkpoint.name}
     store.put(INDEX, json.dumps(index).encode())
@@ -172,6 +173,8 @@ def download(store: Store, run: Path) -> None:
     try:
         with store.stream(copies[newest]) as file, tarfile.open(fileobj=file, mode="r|") as tar:
             tar.extractall(unfinished, filter="data")
+        if not (unfinished / STATE).is_file():
+            raise tarfile.ReadError("cut short")
     except tarfile.TarError as error:
         raise ValueError(f"the copy of {newest} is broken ({error}): delete it") from error
     unfinished.rename(run / newest)

@@ -18,6 +18,8 @@ PRESETS = {
 
 
 class Video:
+    height, width = 120, 160
+
     def __init__(self, annotated: str, shard: int = 0, **visible: str) -> None:
         self.shard = shard
         self.annotated = np.array([mark == "1" for mark in annotated])
