@@ -107,7 +107,7 @@ def validate(
 ) -> tuple[float, dict[str, float]]:
     """Score a checkpoint of a run on shard sets; every process must call it.
 
-    What an earlier one left in `out` is deleted.
+    What an earlier one left in `out/validation-N` is deleted.
 
     Returns:
         Mean over the sets of J&F, mAP or overall IoU; every score, by the set's place and name.
@@ -116,7 +116,7 @@ def validate(
     scores: dict[str, float] = {}
     state = PartialState()
     for number, url in enumerate(urls):
-        folder = out / str(number)
+        folder = out / f"validation-{number}"
         if state.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
         state.wait_for_everyone()

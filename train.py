@@ -210,7 +210,7 @@ def main() -> None:
             if run.step % recipe.save_every == 0 or run.step == total:
                 checkpoint = run.save({"loader": loader.state_dict()})
                 run.draw(batches[-1].pixels, shares[-1], mask_logits)
-                found = validate(checkpoint, recipe.validate, recipe.out / "validation", side)
+                found = validate(checkpoint, recipe.validate, recipe.out, side)
                 run.score(checkpoint, *found)
             if accelerator.check_trigger():  # SIGTERM reached one of the processes
                 run.save({"loader": loader.state_dict()})

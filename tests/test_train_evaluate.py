@@ -75,7 +75,7 @@ def test_a_run_leaves_losses_pictures_tracker_and_checkpoints(finetuned: Path) -
     scores = json.loads((finetuned / "step-000004/score.json").read_text())
     assert scores["score"] == scores["validation 0 J&F"]
     assert 0 <= scores["score"] <= 100
-    assert (finetuned / "validation/0/sheet.png").is_file()
+    assert (finetuned / "validation-0/sheet.png").is_file()
     assert not list(finetuned.glob("*.partial"))
 
 
