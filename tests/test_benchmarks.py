@@ -28,8 +28,13 @@ def test_gpu_check_runs_anywhere() -> None:
     figures = run("gpu_check.py", "--small")
     assert figures["ClipLoader, cpu: frames/s"] > 0
     assert figures["DataLoader, PIL, 1: CPU s / 1000"] > 0
-    assert figures["training: step s"] > 0
-    assert 0 <= figures["training: data wait"] <= 1
+    for precision in ("float32", "bfloat16"):
+        assert figures[f"training, {precision}: step s"] > 0
+        assert 0 <= figures[f"training, {precision}: data wait"] <= 1
+        assert figures[f"inference, {precision}: frames/s"] > 0
+    losses = [figures[f"training, {it}: first loss"] for it in ("float32", "bfloat16")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert figures["inference, bfloat16: mask IoU"] > 0.8
 
 
 def test_blocks_shuffle_like_a_full_permutation() -> None:
