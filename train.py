@@ -136,7 +136,7 @@ class Recipe:
 TINY = SgMgConfig(
     backbone="motion_convnet", text_model=None, hidden=64, heads=4, encoder_layers=1,
     decoder_layers=2, feedforward=128, queries=1, dropout=0.0, coordinate_scale=0.02,
-    identity_start=True,
+    identity_start=True, points=2,
 )  # fmt: skip
 TINY_DATA = Data(style="synthetic", num_frames=2, batch_size=4, expressions=2, threads=1)
 TINY_OPTIM = Optim(  # a slow backbone: its first, random features still tell colours apart
@@ -155,7 +155,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",
-        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=600, schedule="cosine")),
+        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=700, schedule="cosine")),
     ),
     "pretrain-refcoco": (
         "RefCOCO, RefCOCO+ and RefCOCOg as one-frame clips, published numbers",
@@ -203,7 +203,7 @@ def main() -> None:
         total = recipe.optim.steps or recipe.optim.epochs * len(loader)
         run = build_run(recipe, accelerator, loader, total)
         rehearse(recipe, run, loader, total)
-        side = 160 if recipe.data.style.startswith("synthetic") else 360
+        side = 144 if recipe.data.style.startswith("synthetic") else 360
         for batches in take(recipe, run, loader, total):
             shares = [share_of(batch, recipe, run) for batch in batches]
             mask_logits = run.learn(shares, [key for batch in batches for key in batch.keys])
@@ -276,6 +276,7 @@ def open_loader(
         sampling=sampling, augmentation=augmentation, seed=recipe.seed,
         rank=accelerator.process_index, world_size=accelerator.num_processes,
         parts=accelerator.gradient_accumulation_steps, device=data.decoder, threads=data.threads,
+        pad_to=16 if data.style.startswith("synthetic") else 32,
         cache=ShardCache(data.cache or "", int(data.cache_gb * 1e9)) if cached else None,
     )  # fmt: skip
 

@@ -62,16 +62,16 @@ class SyntheticSettings:
             teach looks.
     """
 
-    train_videos: int = 1000
+    train_videos: int = 1500
     valid_videos: int = 40
     images: int = 2500
     valid_images: int = 100
     num_frames: int = 8
     valid_frames: int = 8
-    side: int = 160
+    side: int = 144
     shapes: int = 3
     seed: int = 0
-    motion: float = 0.45
+    motion: float = 0.5
     twins: float = 0.3
     image_side: float = 0.75
 

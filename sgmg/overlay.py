@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -59,7 +61,7 @@ def draw_legend(frame: Pixels, lines: Sequence[str], colours: Sequence[Colour]) 
     image = Image.fromarray(frame)
     pen = ImageDraw.Draw(image, "RGBA")
     size = max(9, min(frame.shape[:2]) // 26)
-    font = ImageFont.load_default(size)
+    font = _font(size)
     for k, (line, colour) in enumerate(zip(lines, cycle(colours), strict=False)):
         top = round((0.3 + 1.5 * k) * size)
         width = 1.9 * size + font.getlength(line)
@@ -92,7 +94,7 @@ def sheet(
     """
     if not rows or len(rows) != len(labels):
         raise ValueError(f"a sheet needs one label a row: {len(rows)} rows, {len(labels)} labels")
-    font = ImageFont.load_default(14)
+    font = _font(14)
     gap, caption = 4, 20
     scaled = [[_scale(image, height) for image in row] for row in rows]
     width = max(sum(i.width + gap for i in row) for row in scaled)
@@ -107,10 +109,15 @@ def sheet(
         for image in row:
             canvas.paste(image, (left, top + caption))
             left += image.width + gap
-    even = ImageFont.load_default_imagefont()  # every letter as wide, so that columns stand
+    even = _font(12, "DejaVuSansMono")  # every letter as wide, so that columns stand
     for n, note in enumerate(notes):
         pen.text((gap, total + n * caption + 2), note, fill="black", font=even)
     return canvas
+
+
+def _font(size: float, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
+    """Letters of Latin, Greek and Cyrillic; `size` in pixels."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf", f"{name}.ttf"), size)
 
 
 def _scale(image: Pixels, height: int) -> Image.Image:

@@ -124,7 +124,7 @@ def stats(url: Url, plot: Path | None = None) -> None:
 
     Args:
         url: Folder or URL of the set.
-        plot: Draw lengths and words as histograms into this PNG (needs matplotlib).
+        plot: Draw lengths and words as histograms into this PNG.
     """
     shard_set = ShardSet.open(url)
     manifest = shard_set.manifest

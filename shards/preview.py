@@ -4,6 +4,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -52,7 +53,8 @@ def _strip(shard_set: ShardSet, video: int, num_frames: int, width: int) -> Imag
     below = _MARGIN + max(frame.height for frame in frames)
     size = ((width + _MARGIN) * num_frames + _MARGIN, below + _LINE * len(lines) + _MARGIN)
     strip = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
+    letters = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    draw, font = ImageDraw.Draw(strip), ImageFont.truetype(letters, 12)
     for at, frame in enumerate(frames):
         strip.paste(frame, (_MARGIN + at * (width + _MARGIN), _MARGIN))
     for at, (line, colour) in enumerate(lines):
