@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.golden.fixtures import MEASURED, Cases, Entry, read_fixture, table_of_deviations
+from tests.golden.fixtures import MEASURED, Cases, Entry, note, read_fixture, table_of_deviations
 
 
 class Groups(dict[str, Any]):
@@ -38,6 +38,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, part in (("model_case", "models"), ("training_case", "training")):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, list(cases.get(part, {})))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands its deviations in."""
+    if hasattr(session.config, "workeroutput"):
+        found = [(*key, deviation) for key, deviation in MEASURED.items()]
+        session.config.workeroutput["deviations"] = found
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for group, bound, deviation in getattr(node, "workeroutput", {}).get("deviations", ()):
+        note(group, bound, deviation)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
