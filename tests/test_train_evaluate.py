@@ -33,8 +33,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
     few = ["--synthetic.train-videos", 6, "--synthetic.valid-videos", 2, "--synthetic.images", 12]
     few += ["--synthetic.valid-images", 2, "--synthetic.num-frames", 5, "--synthetic.valid-frames"]
-    few += [3, "--synthetic.side", 96]
-    run(build_shards, "synthetic", "--root", folder / "data", "--out", folder / "s", *few)
+    run(build_shards, "synthetic", "--root", folder / "data", "--out", folder / "s", *few, 3)
     return folder / "s"
 
 

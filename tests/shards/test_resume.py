@@ -24,7 +24,7 @@ from tests.processes import finish, fork
 from tests.shards.object_server import object_server
 from tests.shards.sample_videos import build_toy, files_of, toy_keys
 
-CASES = int(os.environ.get("SGMG_RESUME_CASES", "12"))
+CASES = int(os.environ.get("SGMG_RESUME_CASES", "6"))
 KILLS = int(os.environ.get("SGMG_KILLS", "3"))
 BATCH = 24  # every number of ranks divides it
 
