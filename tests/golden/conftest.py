@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.golden.fixtures import MEASURED, Cases, Entry, note, read_fixture, table_of_deviations
+from tests.golden.fixtures import MEASURED, Cases, Entry, read_fixture
 
 
 class Groups(dict[str, Any]):
@@ -45,18 +45,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
         found = [(*key, deviation) for key, deviation in MEASURED.items()]
         session.config.workeroutput["deviations"] = found
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    for group, bound, deviation in getattr(node, "workeroutput", {}).get("deviations", ()):
-        note(group, bound, deviation)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if config.getoption("--deviations") and MEASURED:
-        terminalreporter.write_line("")
-        terminalreporter.write_line(table_of_deviations())
 
 
 @pytest.fixture(scope="session")
