@@ -8,6 +8,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 # one process; `accelerate config` or other flags here use more
 LAUNCH ?= --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+# processes that share the tests, each on one torch thread
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench lock clean
@@ -18,7 +20,8 @@ help:  ## list the targets
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock --editable '.[dev,app,ray]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
+	  --constraints requirements.lock --editable '.[dev,app,ray]'
 	@touch $@
 
 # freed memory is kept for the next update: without its page faults one takes a sixth less time
@@ -36,7 +39,7 @@ demo: $(VENV)/ready  ## data -> shards -> image pretraining -> video fine-tuning
 	@printf 'demo: %s\n' "$$(cat demo/evaluation/summary.txt)"
 
 test: $(VENV)/ready  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 check: $(VENV)/ready  ## lint, formatting and types
 	$(BIN)/ruff check .

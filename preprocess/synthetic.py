@@ -62,7 +62,7 @@ class SyntheticSettings:
             teach looks.
     """
 
-    train_videos: int = 1500
+    train_videos: int = 1200
     valid_videos: int = 40
     images: int = 2500
     valid_images: int = 100
@@ -71,7 +71,7 @@ class SyntheticSettings:
     side: int = 144
     shapes: int = 3
     seed: int = 0
-    motion: float = 0.5
+    motion: float = 0.4
     twins: float = 0.3
     image_side: float = 0.75
 

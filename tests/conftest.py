@@ -2,10 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch is not imported yet
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +25,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="print the largest deviation of every golden group, as a Markdown table",
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the deviations of a worker of pytest-xdist, for the table."""
+    if found := getattr(node, "workeroutput", {}).get("deviations"):
+        from tests.golden.fixtures import note
+
+        for group, bound, deviation in found:
+            note(group, bound, deviation)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.getoption("--deviations"):
+        from tests.golden.fixtures import MEASURED, table_of_deviations
+
+        if MEASURED:
+            terminalreporter.write_line("")
+            terminalreporter.write_line(table_of_deviations())
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,23 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from typing import Any
+from unittest.mock import patch
 
 SPAWNER = multiprocessing.get_context("forkserver")
-SPAWNER.set_forkserver_preload(["train", "tests.processes", "shards.loader"])
+# Builds with workers use the server that multiprocessing shares: this one has torch loaded.
+SERVER = forkserver.ForkServer()
+SERVER.set_forkserver_preload(["train", "timm", "tests.processes"])
+
+
+def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start one process that has everything imported."""
+    process = SPAWNER.Process(target=target, args=arguments)
+    with patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
+        process.start()
+    return process
 
 
 def start(count: int, target: Callable[..., None], *arguments: Any, **environment: str) -> Any:
@@ -23,12 +35,11 @@ def start(count: int, target: Callable[..., None], *arguments: Any, **environmen
     group = []
     for rank in range(count):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
-        group.append(SPAWNER.Process(target=_work, args=(shared | own, target, arguments)))
-        group[-1].start()
+        group.append(fork(_work, shared | own, target, arguments))
     return group
 
 
-def finish(group: list[BaseProcess], seconds: float = 120) -> list[int | None]:
+def finish(group: list[BaseProcess], seconds: float = 300) -> list[int | None]:
     """Wait for all; their exit codes."""
     for process in group:
         process.join(seconds)

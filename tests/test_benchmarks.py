@@ -1,31 +1,34 @@
 """Benchmarks that must not rot, at a size that takes seconds."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.processes import finish, fork
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def run(name: str, *arguments: str) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / name), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+def program(name: str, told: Path, *arguments: str) -> None:
+    """A benchmark as its own main program; what it prints goes to a file."""
+    sys.path.insert(0, str(BENCHMARKS))
+    sys.argv = [name, *arguments]
+    with told.open("w") as file, redirect_stdout(file):
+        runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
+
+
+def run(told: Path, name: str, *arguments: str) -> dict[str, float]:
+    assert finish([fork(program, name, told, *arguments)]) == [0]
+    figures: dict[str, float] = json.loads(told.read_text().splitlines()[-1])
     return figures
 
 
-def test_gpu_check_runs_anywhere() -> None:
-    figures = run("gpu_check.py", "--small")
+def test_gpu_check_runs_anywhere(tmp_path: Path) -> None:
+    figures = run(tmp_path / "told", "gpu_check.py", "--small")
     assert figures["ClipLoader, cpu: frames/s"] > 0
     assert figures["DataLoader, PIL, 1: CPU s / 1000"] > 0
     for precision in ("float32", "bfloat16"):
@@ -37,7 +40,8 @@ def test_gpu_check_runs_anywhere() -> None:
     assert figures["inference, bfloat16: mask IoU"] > 0.8
 
 
-def test_blocks_shuffle_like_a_full_permutation() -> None:
-    figures = run("shuffle.py", "--videos", "900", "--shards", "30", "--block", "6")
+def test_blocks_shuffle_like_a_full_permutation(tmp_path: Path) -> None:
+    arguments = ("--videos", "900", "--shards", "30", "--block", "6")
+    figures = run(tmp_path / "told", "shuffle.py", *arguments)
     assert figures["same_video_share_ratio"] == pytest.approx(1, abs=0.05)
     assert figures["displacement_ratio"] == pytest.approx(1, abs=0.05)

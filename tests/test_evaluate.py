@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -22,10 +20,10 @@ from sgmg.report import Row, averages, inspection
 from shards import ShardSet
 from shards.schema import Expression, Video, decode_mask, encode_mask
 from shards.writer import Plan, build_set
+from tests.processes import finish, start
 from tests.sgmg.tiny import tiny_model
 from tests.shards.sample_videos import make_video
 
-ROOT = Path(__file__).resolve().parents[1]
 FOUR = ("annot1", "annot1_full_video", "annot2", "annot2_full_video")
 SIZE = ("--short-side", 144, "--device", "cpu")
 
@@ -241,13 +239,7 @@ def test_resuming_redoes_nothing_and_refuses_other_settings(sets, checkpoint, tm
 def test_two_processes_give_the_table_of_one(sets, checkpoint, tmp_path) -> None:
     arguments = (checkpoint, sets("mevis"), *SIZE, "--sheet", 0, "--out")
     run(*arguments, tmp_path / "one")
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words += [ROOT / "evaluate.py", *arguments, tmp_path / "two"]
-    alone = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [str(word) for word in words], env=os.environ | alone, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert finish(start(2, run, *arguments, tmp_path / "two")) == [0, 0]
     for name in ("expressions.csv", "summary.json", "table.md"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.golden.fixtures import MEASURED, Cases, Entry, read_fixture, table_of_deviations
+from tests.golden.fixtures import MEASURED, Cases, Entry, read_fixture
 
 
 class Groups(dict[str, Any]):
@@ -40,10 +40,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(fixture, list(cases.get(part, {})))
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if config.getoption("--deviations") and MEASURED:
-        terminalreporter.write_line("")
-        terminalreporter.write_line(table_of_deviations())
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands its deviations in."""
+    if hasattr(session.config, "workeroutput"):
+        found = [(*key, deviation) for key, deviation in MEASURED.items()]
+        session.config.workeroutput["deviations"] = found
 
 
 @pytest.fixture(scope="session")

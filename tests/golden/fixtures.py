@@ -139,10 +139,15 @@ def compare(entry: Entry, array: Tensor | np.ndarray) -> float:
 MEASURED: dict[tuple[str, float], float] = {}  # (group, bound): largest deviation so far
 
 
-def hold(group: str, bound: float, deviation: float, what: str = "") -> None:
-    """Note a deviation for the table of `--deviations`, and hold it to its bound (0 = equal)."""
-    deviation = math.inf if math.isnan(deviation) else float(deviation)
+def note(group: str, bound: float, deviation: float) -> None:
+    """Keep the largest deviation of a group for the table of `--deviations`."""
     MEASURED[group, bound] = max(MEASURED.get((group, bound), 0.0), deviation)
+
+
+def hold(group: str, bound: float, deviation: float, what: str = "") -> None:
+    """Note a deviation, and hold it to its bound (0 = equal)."""
+    deviation = math.inf if math.isnan(deviation) else float(deviation)
+    note(group, bound, deviation)
     assert deviation <= bound, f"{group} {what}: {deviation:.3g} is more than {bound:g}"
 
 

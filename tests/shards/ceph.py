@@ -1,10 +1,12 @@
 """A real S3 server on loopback: Ceph's radosgw with one monitor and one store, all in memory."""
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -55,6 +57,14 @@ class NoCephError(RuntimeError):
 
 def install() -> None:
     """Get the Debian packages, where that is possible."""
+    if all(map(shutil.which, PROGRAMS)):
+        return
+    with (Path(tempfile.gettempdir()) / "sgmg-tests-apt-get").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one test process at a time
+        _install()
+
+
+def _install() -> None:
     missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
     if not missing:
         return

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -21,10 +20,11 @@ from shards.clips import ClipSampling
 from shards.dali import FrameDecoder
 from shards.index import ShardSet
 from shards.record import Record
+from tests.processes import finish, fork
 from tests.shards.object_server import object_server
 from tests.shards.sample_videos import build_toy, files_of, toy_keys
 
-CASES = int(os.environ.get("SGMG_RESUME_CASES", "12"))
+CASES = int(os.environ.get("SGMG_RESUME_CASES", "6"))
 KILLS = int(os.environ.get("SGMG_KILLS", "3"))
 BATCH = 24  # every number of ranks divides it
 
@@ -158,19 +158,15 @@ def remote(sets: list[str]) -> Iterator[str]:
 def test_killed_while_training_nothing_is_lost(
     remote: str, sets: list[str], tmp_path: Path
 ) -> None:
-    spawner = multiprocessing.get_context("forkserver")
-    spawner.set_forkserver_preload(["shards.loader", "tests.shards.test_resume"])
     journal, generator = tmp_path / "journal", random.Random(1)
     arguments = (remote, str(tmp_path / "cache"), str(journal))
     kills = 0
     while kills < KILLS:
-        child = spawner.Process(target=_train, args=arguments)
-        child.start()
+        child = fork(_train, *arguments)
         before = journal.read_text() if journal.exists() else ""
-        end = time.monotonic() + 60
-        while time.monotonic() < end and child.is_alive():
-            if journal.exists() and journal.read_text() != before:
-                break
+        end = time.monotonic() + 300
+        while child.is_alive() and (not journal.exists() or journal.read_text() == before):
+            assert time.monotonic() < end, "no batch came"
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.1))
         child.kill()
@@ -179,10 +175,7 @@ def test_killed_while_training_nothing_is_lost(
         if child.exitcode == 0:  # ended before; on with another run
             check_journal(read(journal), sets[0])
             journal.unlink()
-    last = spawner.Process(target=_train, args=arguments)
-    last.start()
-    last.join(120)
-    assert last.exitcode == 0
+    assert finish([fork(_train, *arguments)]) == [0]
     check_journal(read(journal), sets[0])
     for path in (tmp_path / "cache").iterdir():
         if len(path.name) == 64:

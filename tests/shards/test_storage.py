@@ -131,7 +131,7 @@ def test_a_fault_is_answered_by_asking_again(server: ObjectServer, fault: Fault)
     began = time.monotonic()
     assert storage.fetch("s.tar", [span(100, 9_000)], 0) == [DATA[100:9_100]]
     assert not server.faults
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5  # two hang for 6
 
 
 def test_a_flipped_bit_is_fetched_again_and_counted(server: ObjectServer) -> None:

@@ -215,8 +215,9 @@ def test_a_stopped_build_shows_no_half_file_and_goes_on(built: Path, tmp_path: P
     assert files_of(tmp_path) == files_of(built)
 
 
-def build_slowly(out: Path) -> None:
+def build_slowly(out: Path, begun: Any) -> None:
     def slow(key: str) -> Video:
+        begun.set()
         time.sleep(0.01)
         return toy_video(key)
 
@@ -227,9 +228,12 @@ def build_slowly(out: Path) -> None:
 def test_a_build_killed_again_and_again_ends_in_the_same_bytes(built: Path, tmp_path: Path) -> None:
     moments, left_behind = random.Random(0), 0
     for _ in range(12):
-        process = get_context("fork").Process(target=build_slowly, args=(tmp_path,))
+        begun = get_context("fork").Event()
+        process = get_context("fork").Process(target=build_slowly, args=(tmp_path, begun))
         process.start()
-        process.join(moments.uniform(0.01, 0.12))
+        while process.is_alive() and not begun.wait(0.01):
+            pass
+        process.join(moments.uniform(0, 0.1))
         process.kill()
         process.join()
         assert set(tmp_path.glob("*.*")) <= {tmp_path / name for name in files_of(built)} | set(
