@@ -17,6 +17,7 @@ import pytest
 
 from sgmg.app import build_page, segment_upload
 from sgmg.predictor import Predictor
+from tests.debian import MissingError, install
 from tests.sgmg.test_video import write_sound, write_video
 from tests.sgmg.tiny import EXPRESSIONS, tiny_model
 
@@ -52,11 +53,13 @@ def address(predictor: Predictor, folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no Chromium: apt-get install chromium")
+    try:
+        install({"chromium": "chromium"})
+    except MissingError as error:
+        pytest.skip(f"no Chromium: {error}")
     with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        path = shutil.which("chromium")
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
 

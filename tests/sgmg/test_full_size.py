@@ -41,14 +41,14 @@ def test_a_training_step_at_the_published_size():
     schedule = make_schedule(optimizer, "step", drops=[3])
     prepared, optimizer = accelerator.prepare(model, optimizer)
     update = Update(accelerator, prepared, optimizer, schedule, clip_norm=0.1)
-    frames, padding = torch.randn(1, 5, 3, 136, 160), torch.zeros(1, 136, 160, dtype=torch.bool)
-    masks = torch.zeros(1, 5, 136, 160, dtype=torch.bool)
-    masks[..., 34:102, 40:80] = True
+    frames, padding = torch.randn(1, 5, 3, 192, 320), torch.zeros(1, 192, 320, dtype=torch.bool)
+    masks = torch.zeros(1, 5, 192, 320, dtype=torch.bool)
+    masks[..., 48:144, 80:160] = True
     boxes = torch.tensor([0.375, 0.5, 0.25, 0.5]).expand(1, 5, 4)
     targets = Targets(masks, boxes, torch.ones(1, 5, dtype=torch.bool))
     terms, mask_logits = update([Share(frames, padding, words, targets)])
 
-    assert mask_logits.shape == (1, 5, 136, 160)
+    assert mask_logits.shape == (1, 5, 192, 320)
     assert all(value == value and abs(value) < 1e3 for value in terms.values())
     unmoved = [name for name, p in trained.items() if torch.equal(p, before[name])]
     assert unmoved == []

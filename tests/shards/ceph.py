@@ -1,12 +1,8 @@
 """A real S3 server on loopback: Ceph's radosgw with one monitor and one store, all in memory."""
 
-import fcntl
-import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+
+from tests.debian import MissingError, install
 
 PROGRAMS = {"ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "radosgw": "radosgw"}
 CONFIG = """
@@ -51,34 +49,6 @@ rgw frontends = beast endpoint=127.0.0.1:{rgw}
 """
 
 
-class NoCephError(RuntimeError):
-    """Why there is no server."""
-
-
-def install() -> None:
-    """Get the Debian packages, where that is possible."""
-    if all(map(shutil.which, PROGRAMS)):
-        return
-    with (Path(tempfile.gettempdir()) / "sgmg-tests-apt-get").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one test process at a time
-        _install()
-
-
-def _install() -> None:
-    missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
-    if not missing:
-        return
-    if not shutil.which("apt-get") or os.geteuid() != 0:
-        raise NoCephError(f"no {', '.join(missing)}; installing them takes apt-get and root")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
-        done = subprocess.run(
-            ["apt-get", "-q", *command], env=environment, capture_output=True, timeout=300
-        )
-        if done.returncode:
-            raise NoCephError(f"apt-get {command[0]} failed: {done.stderr.decode()[-200:]}")
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -89,7 +59,7 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float = 300.0) -> 
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:
-            raise NoCephError(f"{what} was not ready within {seconds:.0f} s")
+            raise MissingError(f"{what} was not ready within {seconds:.0f} s")
         time.sleep(0.2)
 
 
@@ -109,8 +79,8 @@ def status(config: list[str]) -> bytes:
 
 @contextmanager
 def ceph(folder: Path) -> Iterator[str]:
-    """Start; yields the endpoint of a user with the keys AK and SK. Raises NoCephError."""
-    install()
+    """Start; yields the endpoint of a user with the keys AK and SK. Raises MissingError."""
+    install(PROGRAMS)
     port, mon = free_port(), free_port()
     config = ["-c", str(folder / "ceph.conf")]
     text = CONFIG.format(fsid=(fsid := str(uuid.uuid4())), mon=mon, rgw=port, folder=folder)
@@ -122,7 +92,7 @@ def ceph(folder: Path) -> Iterator[str]:
     def run(*command: str) -> None:
         done = subprocess.run(command, capture_output=True, timeout=90)
         if done.returncode:
-            raise NoCephError(f"{command[0]}: {done.stderr.decode()[-300:]}")
+            raise MissingError(f"{command[0]}: {done.stderr.decode()[-300:]}")
 
     def serve(*command: str) -> None:
         log = (folder / f"{command[0]}.out").open("wb")
@@ -149,7 +119,7 @@ def ceph(folder: Path) -> Iterator[str]:
         run("radosgw-admin", *config, "user", "create", *user)
         yield endpoint
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoCephError(str(error)) from None
+        raise MissingError(str(error)) from None
     finally:
         for process in reversed(running):
             process.send_signal(signal.SIGKILL)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.shards.ceph import NoCephError, ceph
+from tests.debian import MissingError
+from tests.shards.ceph import ceph
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +14,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = ceph(tmp_path_factory.mktemp("ceph"))
     try:
         endpoint = server.__enter__()
-    except NoCephError as error:
+    except MissingError as error:
         pytest.skip(f"no Ceph: {error}")
     yield endpoint
     server.__exit__(None, None, None)
