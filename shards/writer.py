@@ -104,7 +104,7 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
         settings: What else decides the content; kept in the manifest.
         shard_bytes: Aim for the size of a shard.
         seed: Of the spread of videos over shards.
-        workers: Processes; the bytes are the same for every number.
+        workers: Processes, at most one a shard; the bytes are the same for every number.
         on_error: "stop", or "skip" and list a video whose reading raises ValueError or OSError.
         progress: Told each plan when it is done, by several workers or a runner when its shard is.
         runner: Something else than local processes to run the tasks on, such as a cluster.
@@ -124,7 +124,7 @@ def build_set(  # noqa: PLR0913  (a set is told by this much)
     plan = _digest([task.plan for task in tasks])
     old = _old_manifest(storage, plan)
     storage.sweep(f"{name}-")
-    if runner is None and workers > 1:
+    if runner is None and min(workers, len(tasks)) > 1:
         runner = partial(in_processes, workers=workers)
     records = _records(tasks, progress, runner)
     shards = tuple(sorted(records, key=lambda record: record.name))
