@@ -1,9 +1,9 @@
 """Pixels: one DALI graph for the CPU and the GPU, and the colours in closed form behind it.
 
 The graph decodes; on a GPU it also makes all of a record's geometry in one resize from a region of
-interest. On a CPU torch's resize of bytes does the steps one by one: it takes less than half of the
-time of DALI's and is nearer to Pillow's. Colour, normalisation and padding follow in torch, as
-DALI's own colour operators are slower on a CPU.
+interest. On a CPU torch's resize of bytes does the steps one by one, without what a crop drops: it
+takes less than half of the time of DALI's and is nearer to Pillow's. Colour, normalisation and
+padding follow in torch, as DALI's own colour operators are slower on a CPU.
 """
 
 import collections
