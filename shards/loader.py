@@ -113,8 +113,7 @@ class ClipLoader:
         self._decoder = FrameDecoder(device=device, threads=threads, max_frames=frames, team=team)
         self._collate = Collator(team)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
-        # one decodes while the other collates
-        self._makers = make_team(2 if device == "cpu" else 1)
+        self._makers = make_team(2 if device == "cpu" else 1)  # one decodes, one collates
         self._ahead: collections.deque[Future[Batch]] = collections.deque()
         self._waited, self._worked = 0.0, 0.0
 
