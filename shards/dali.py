@@ -1,12 +1,13 @@
 """Pixels: one DALI graph for the CPU and the GPU, and the colours in closed form behind it.
 
 The graph decodes; on a GPU it also makes all of a record's geometry in one resize from a region of
-interest. On a CPU torch's resize of bytes does the steps one by one: it takes less than half of the
-time of DALI's and is nearer to Pillow's. Colour, normalisation and padding follow in torch, as
-DALI's own colour operators are slower on a CPU.
+interest. On a CPU torch's resize of bytes does the steps one by one, without what a crop drops: it
+takes less than half of the time of DALI's and is nearer to Pillow's. Colour, normalisation and
+padding follow in torch, as DALI's own colour operators are slower on a CPU.
 """
 
 import collections
+import contextlib
 import math
 import threading
 import weakref
@@ -24,7 +25,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import adjust_hue
 
 from shards.pseudo import source_points
-from shards.record import Colour, Crop, Mirror, Record, Shake, image_region
+from shards.record import Colour, Crop, Mirror, Record, Resize, Shake, image_region
 
 dali: Any = nvidia_dali  # its stubs lag behind its options
 MEAN = (0.485, 0.456, 0.406)
@@ -70,24 +71,52 @@ def reshape(image: Tensor, record: Record) -> Tensor:
     if record.shakes:
         image = shake_image(image, record.shakes[0])
     frame = image.permute(2, 0, 1)[None]
-    if image.is_cuda:  # no resize of bytes there
-        frame = frame.float()
-    for step in record.steps:
+    for step, after in zip(record.steps, (*record.steps, None)[1:], strict=True):
         if isinstance(step, Mirror):
             frame = frame.flip(-1)
-        elif isinstance(step, Crop):
-            right, bottom = step.left + step.width, step.top + step.height
-            frame = frame[..., step.top : bottom, step.left : right]
-        elif frame.shape[-2:] != (size := (step.height, step.width)):
-            frame = F.interpolate(
-                frame.contiguous(memory_format=torch.channels_last),
-                size=size,
-                mode="bilinear",
-                antialias=True,
-            )
-    if image.is_cuda:
-        frame = frame.round().clamp(0, 255).byte()
+        elif frame.shape[-2:] != (step.height, step.width):  # else a resize has cropped, too
+            if isinstance(step, Crop):
+                frame = frame[..., step.top :, step.left :][..., : step.height, : step.width]
+            else:
+                whole = Crop(0, 0, step.height, step.width)
+                frame = resize_part(frame, step, after if isinstance(after, Crop) else whole)
     return frame[0].permute(1, 2, 0)
+
+
+def resize_part(frame: Tensor, resize: Resize, crop: Crop) -> Tensor:
+    """Resize `[1, 3, H, W]`, but make only what a crop of the new size keeps."""
+    height, width = frame.shape[-2:]
+    rows, new_height, kept_rows = find_part(height, resize.height, crop.top, crop.height)
+    columns, new_width, kept_columns = find_part(width, resize.width, crop.left, crop.width)
+    part = frame[..., rows, columns].contiguous(memory_format=torch.channels_last)
+    part = part.float() if part.is_cuda else part  # no resize of bytes there
+    size, scales = (new_height, new_width), (resize.height / height, resize.width / width)
+    # what `interpolate` calls, which takes a size or scales, not both
+    part = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)
+    part = part[..., kept_rows, kept_columns]
+    return part.round().clamp(0, 255).byte() if part.is_cuda else part
+
+
+def find_part(old: int, new: int, start: int, length: int) -> tuple[slice, int, slice]:
+    """What of one axis to read, what to make of it, what of that to keep.
+
+    Reading begins where a new pixel begins with an old one, to 0.02 of an old pixel, and so far
+    before the start that no kept pixel misses a part of its filter.
+
+    Args:
+        old: Pixels of the axis.
+        new: Pixels after a resize of the whole axis.
+        start: First new pixel that is wanted.
+        length: Number of new pixels that are wanted.
+    """
+    scale = old / new
+    reach = max(scale, 1.0)  # of the filter, in old pixels
+    latest = max(start - math.ceil(reach / scale), 0)
+    begin = next(i for i in range(latest, -1, -1) if abs(i * scale - round(i * scale)) < 0.02)
+    first, last = round(begin * scale), min(math.ceil((start + length) * scale + reach), old)
+    made = start + length - begin
+    made += made == last - first  # equal sizes would not be resized at all
+    return slice(first, last), made, slice(start - begin, start - begin + length)
 
 
 def shake_image(image: Tensor, shake: Shake) -> Tensor:
@@ -139,7 +168,7 @@ def work_alone() -> None:
 
 
 class FrameDecoder:
-    """Encoded frames to augmented pixels.
+    """Encoded frames to augmented pixels; safe for several threads on the CPU.
 
     Args:
         device: "cpu", or "mixed": read on the CPU, decode and go on on torch's current GPU.
@@ -170,7 +199,8 @@ class FrameDecoder:
         }
         self._device, self._map = device, team.map if team else map
         self._pipeline: Any = None
-        self._output: Any = None  # owns the memory of the tensors handed out last
+        self._output: Any = None  # a GPU may still read what was handed out last
+        self._alone = threading.Lock()
 
     def decode(self, images: Sequence[bytes], records: Sequence[Record]) -> list[Tensor]:
         """Decode frames, each with its record's geometry.
@@ -180,34 +210,31 @@ class FrameDecoder:
             records: One a frame.
 
         Returns:
-            uint8 `[h, w, 3]` tensors, on the GPU if decoded there; valid until the next call.
+            uint8 `[h, w, 3]` tensors, on the GPU if decoded there; valid until the next call there.
 
         Raises:
             DecodeError: If any image is broken; the decoder stays usable.
         """
-        if self._pipeline is None:
-            self._pipeline = _build_pipeline(self._device, **self._options)
         feeds: dict[str, list[Any]] = {"images": [np.frombuffer(it, np.uint8) for it in images]}
         if self._device == "mixed":
-            # a shaken image comes as it is
+            # a shaken image comes as it is, the others need nothing more
             first = [replace(it, steps=()) if it.shakes else it for it in records]
             regions = [image_region(record) for record in first]
             feeds["start"] = [np.array(region[0], np.float32) for region in regions]
             feeds["end"] = [np.array(region[1], np.float32) for region in regions]
             feeds["size"] = [np.array(record.size, np.float32) for record in first]
-        try:
-            for name, values in feeds.items():
-                self._pipeline.feed_input(name, values)
-            (self._output,) = self._pipeline.run()
-        except RuntimeError as error:
-            self.close()
-            reasons = [line for line in str(error).splitlines() if "failure" in line.lower()]
-            raise DecodeError((reasons or str(error).splitlines() or ["unknown"])[0]) from error
-        if self._device == "mixed":
-            found = [torch.utils.dlpack.from_dlpack(self._output[i]) for i in range(len(records))]
-            pairs = zip(found, records, strict=True)
-            return [reshape(it, record) if record.shakes else it for it, record in pairs]
-        found = [torch.from_numpy(self._output.at(i)) for i in range(len(records))]
+            records = [it if it.shakes else replace(it, steps=()) for it in records]
+        with self._alone:
+            self._pipeline = self._pipeline or _build_pipeline(self._device, **self._options)
+            try:
+                for name, values in feeds.items():
+                    self._pipeline.feed_input(name, values)
+                (self._output,) = self._pipeline.run()
+            except RuntimeError as error:
+                self.close()
+                reasons = [line for line in str(error).splitlines() if "failure" in line.lower()]
+                raise DecodeError((reasons or str(error).splitlines() or ["unknown"])[0]) from error
+            found = [torch.utils.dlpack.from_dlpack(it) for it in self._output]
         return list(self._map(reshape, found, records))
 
     def close(self) -> None:
@@ -292,9 +319,9 @@ class Collator:
         if device.type != "cpu":
             return torch.empty(shape, device=device)
         size = math.prod(shape)
-        memory = self._free.popleft() if self._free else np.empty(0, np.float32)
-        if memory.size < size:
-            memory = np.empty(size, np.float32)
+        memory = np.empty(size, np.float32)  # costs nothing before it is written to
+        with contextlib.suppress(IndexError):  # another thread may take the last
+            memory = max(self._free.popleft(), memory, key=len)
         lent = memory[:size]
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return torch.from_numpy(lent).view(shape)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
+from itertools import chain, islice, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +21,6 @@ from shards.dali import Collator, DecodeError, FrameDecoder, make_team
 from shards.index import ShardSet
 from shards.schema import ShardError
 from shards.source import MAX_ATTEMPTS, Clip, ClipSource
-
-Numbered = tuple[int, Batch]
 
 
 class ClipLoader:
@@ -114,8 +113,8 @@ class ClipLoader:
         self._decoder = FrameDecoder(device=device, threads=threads, max_frames=frames, team=team)
         self._collate = Collator(team)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
-        self._maker = make_team(1)
-        self._ahead: collections.deque[Future[Numbered | None]] = collections.deque()
+        self._makers = make_team(2 if device == "cpu" else 1)  # one decodes, one collates
+        self._ahead: collections.deque[Future[Batch]] = collections.deque()
         self._waited, self._worked = 0.0, 0.0
 
     def __len__(self) -> int:
@@ -144,7 +143,7 @@ class ClipLoader:
     def close(self) -> None:
         """Stop all threads and free DALI; the loader must not be used afterwards."""
         _drop(self._ahead)
-        self._maker.shutdown()
+        self._makers.shutdown()
         self._readers.shutdown(cancel_futures=True)
         self._decoder.close()
         if self._team is not None:
@@ -189,18 +188,16 @@ class ClipLoader:
         _drop(self._ahead)
         epoch, start = self._state.epoch, self._state.position
         batches = self._batches(epoch, start)
-        self._ahead = ahead = collections.deque(
-            self._maker.submit(next, batches, None) for _ in range(self._prefetch)
-        )
-        mark = time.perf_counter()
+        self._ahead = ahead = collections.deque(islice(batches, self._prefetch))
+        after, mark = start, time.perf_counter()
         try:
-            while (made := ahead.popleft().result()) is not None:
-                ahead.append(self._maker.submit(next, batches, None))
-                position, batch = made
+            while ahead:
+                batch = ahead.popleft().result()
+                ahead.extend(islice(batches, 1))
                 self._waited += time.perf_counter() - mark
-                after, whole = position + self._part, len(self.source)
+                after += self._part
                 if (after - start) % self.batch_size == 0:  # the step is whole
-                    next_at = (epoch, after) if after < whole else (epoch + 1, 0)
+                    next_at = (epoch, after) if after < len(self.source) else (epoch + 1, 0)
                     self._state = replace(self._state, epoch=next_at[0], position=next_at[1])
                 mark = time.perf_counter()
                 yield batch
@@ -209,21 +206,21 @@ class ClipLoader:
         finally:
             _drop(ahead)
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Numbered]:
-        """Positions and batches; the clips of the next one are read while one is decoded."""
+    def _batches(self, epoch: int, start: int) -> Iterator[Future[Batch]]:
+        """Batches that have begun; the clips of the one behind them are read already."""
 
         def read(position: int) -> list[Future[Clip]]:
             slots = order.rank_slots(position, self._part, self._rank, self._world_size)
             return [self._readers.submit(self.source.clip, epoch, slot) for slot in slots]
 
         steps = -(-(len(self.source) - start) // self.batch_size)
-        end = start + steps * self.batch_size
-        ahead = read(start)
-        for position in range(start, end, self._part):
-            clips = [future.result() for future in ahead]
-            if position + self._part < end:
-                ahead = read(position + self._part)
-            yield position, self._assemble(clips)
+        reads = map(read, range(start, start + steps * self.batch_size, self._part))
+        for clips, _ in pairwise(chain(reads, [[]])):
+            yield self._makers.submit(self._make, clips)
+
+    def _make(self, clips: Sequence[Future[Clip]]) -> Batch:
+        """A batch, once its clips are read."""
+        return self._assemble([clip.result() for clip in clips])
 
     def _assemble(self, clips: Sequence[Clip]) -> Batch:
         """Decode and collate the clips of one batch."""

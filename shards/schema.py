@@ -142,7 +142,11 @@ def decode_mask(rle: Rle) -> BoolArray:
     """
     runs = _run_lengths(rle)
     columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(rle.width, rle.height)
-    return np.ascontiguousarray(columns.T)
+    mask = np.zeros((rle.height, rle.width), bool)
+    # turn only the columns from the first to the last with something in them
+    seen = slice(runs[0] // rle.height, runs[: len(runs) // 2 * 2].sum() // rle.height + 1)
+    mask[:, seen] = columns[seen].T
+    return mask
 
 
 def mask_area(rle: Rle) -> int:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TypeVar
 
 import numpy as np
@@ -235,12 +236,12 @@ class ClipSource:
                 sources = list(map(shake_mask, sources, record.shakes))
             boxes, visible = target_boxes(sources, record)
             if visible.any():
-                masks = np.stack([source[rows][:, columns] for source in sources])
-                targets.append((self._words(spoken.text, record), masks, boxes, visible))
+                new = [source[rows].take(columns, axis=1) for source in sources]
+                targets.append((self._words(spoken.text, record), new, boxes, visible))
             elif spoken is expression:
                 return None
         texts, *arrays = zip(*targets, strict=True)
-        masks, boxes, visible = map(np.stack, arrays)
+        masks, boxes, visible = map(np.array, arrays)
         return Clip(
             epoch=at[0],
             position=at[1],
@@ -286,10 +287,8 @@ def target_mask(frame: Frame, objects: Sequence[str], size: tuple[int, int]) -> 
     Raises:
         ShardError: If a mask is broken.
     """
-    union = np.zeros(size, bool)
-    for name in (frame.masks or {}).keys() & set(objects):
-        union |= decode_mask((frame.masks or {})[name])
-    return union
+    found = [decode_mask(mask) for name, mask in (frame.masks or {}).items() if name in objects]
+    return reduce(np.logical_or, found) if found else np.zeros(size, bool)
 
 
 def target_boxes(

@@ -218,7 +218,7 @@ def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
         assert captions[record.mirrored] == row["caption"]
         hold_pixels(row, collate(decoder, frames, published))
         off = (collate(decoder, frames, record) - step_by_step(frames, record)).abs().mean()
-        hold("transforms, pipeline against Pillow, mean in grey levels", 0.01, off / GREY)
+        hold("transforms, pipeline against Pillow, mean in grey levels", 0.03, off / GREY)
     if len(captions) == 2:
         assert mirror_words(captions[False]) == captions[True]
 

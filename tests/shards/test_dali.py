@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shards.dali import DEVIATION, MEAN, Collator, DecodeError, FrameDecoder, recolour
+from shards.dali import DEVIATION, MEAN, Collator, DecodeError, FrameDecoder, recolour, reshape
 from shards.record import Colour, Crop, Mirror, Record, Resize
 from tests.shards.sample_videos import encode_image
 
@@ -55,6 +55,28 @@ def test_one_resize_stands_for_all_steps(decoder: FrameDecoder) -> None:
     off = np.abs(found.numpy().astype(int) - reference)
     assert off.mean() < 1.0
     assert off.max() <= 8
+
+
+def test_a_resize_before_a_crop_makes_what_the_whole_resize_makes() -> None:
+    draw = np.random.default_rng(3).integers
+    for old, new in [((48, 64), (60, 90)), ((90, 70), (41, 33)), ((99, 98), (100, 99))] * 12:
+        image, size = torch.from_numpy(picture(0, old).copy()), draw(4, np.add(new, 1))
+        top, left = draw(0, np.subtract(new, size) + 1)
+        crop = Crop(int(top), int(left), *map(int, size))
+        found = reshape(image, Record(old, (Resize(*new), crop))).int()
+        wanted = reshape(image, Record(old, (Resize(*new),))).int()[top:, left:]
+        off = (found - wanted[: crop.height, : crop.width]).abs().float()
+        assert off.mean() < 0.5
+        assert off.max() <= 2
+
+
+def test_what_was_decoded_outlives_the_decoder(decoder: FrameDecoder) -> None:
+    image, record = encode_image(picture(), "jpg"), Record(SIZE, ())
+    kept = decoder.decode([image] * 4, [record] * 4)
+    decoder.decode([encode_image(picture(1), "jpg")] * 4, [record] * 4)
+    decoder.close()
+    for frame in kept:
+        np.testing.assert_array_equal(frame.numpy(), decode_pil(image))
 
 
 def test_mirror_before_and_after_a_crop_differ(decoder: FrameDecoder) -> None:
