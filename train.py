@@ -139,8 +139,8 @@ TINY = SgMgConfig(
     identity_start=True, points=2,
 )  # fmt: skip
 TINY_DATA = Data(style="synthetic", num_frames=2, batch_size=4, expressions=2, threads=1)
-TINY_OPTIM = Optim(
-    lr=1e-3, backbone_lr=1e-3, text_lr=1e-3, clip_norm=1.0, warmup=50, reference_batch=4
+TINY_OPTIM = Optim(  # a slow backbone: its first, random features still tell colours apart
+    lr=1e-3, backbone_lr=2e-4, text_lr=1e-3, clip_norm=1.0, warmup=100, reference_batch=4
 )
 STILLS = replace(TINY_DATA, style="synthetic-image", num_frames=1)
 IMAGES = Data(style="image", num_frames=1, batch_size=4)
@@ -151,11 +151,11 @@ HEADS = ("class_heads.",)
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "synthetic-pretrain": (
         "moving shapes, single images: a model of demo size from nothing, on a CPU",
-        Recipe(model=TINY, data=STILLS, optim=replace(TINY_OPTIM, steps=700, schedule="constant")),
+        Recipe(model=TINY, data=STILLS, optim=replace(TINY_OPTIM, steps=800, schedule="constant")),
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",
-        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=650, schedule="cosine")),
+        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=700, schedule="cosine")),
     ),
     "pretrain-refcoco": (
         "RefCOCO, RefCOCO+ and RefCOCOg as one-frame clips, published numbers",
@@ -243,6 +243,8 @@ def start(recipe: Recipe) -> Accelerator:
     unused = recipe.data.style == "synthetic-image"
     ways = DistributedDataParallelKwargs(find_unused_parameters=unused)
     accelerator = Accelerator(log_with=tracker, project_dir=recipe.out, kwargs_handlers=[ways])
+    if (kind := accelerator.distributed_type.value) not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        stop(f"{kind} is not supported: use plain data parallelism; --recompute saves memory")
     count, steps = accelerator.num_processes, accelerator.gradient_accumulation_steps
     if recipe.data.batch_size % (count * steps):
         stop(

@@ -4,11 +4,13 @@ import csv
 import json
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -122,6 +124,14 @@ def test_evaluation_writes_masks_scores_and_sheet(
     )
     assert Image.open(tmp_path / "sheet.png").height > 100
     assert capsys.readouterr().out.splitlines()[-1].startswith("J&F ")
+
+
+def test_sharded_weights_are_refused(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their checkpoints would hold pieces of the network."""
+    told = Namespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr(train, "Accelerator", lambda **_: told)
+    with pytest.raises(SystemExit, match="FSDP is not supported: use plain data parallelism"):
+        run(train, "synthetic", "--data.shards", shapes / "train")
 
 
 @pytest.mark.parametrize(
