@@ -104,14 +104,9 @@ def bench(
 
     augmentation = {"youtube_vos": "video", "davis": "video"}.get(sampling, sampling)
     loader = ClipLoader(
-        urls,
-        num_frames=num_frames,
-        batch_size=batch_size,
-        sampling=SAMPLINGS[sampling],
-        augmentation=getattr(Augmentation, augmentation)(),
-        threads=threads,
-        device=device,
-    )
+        urls, num_frames=num_frames, batch_size=batch_size, sampling=SAMPLINGS[sampling],
+        augmentation=getattr(Augmentation, augmentation)(), threads=threads, device=device,
+    )  # fmt: skip
     try:
         stream = (batch for _ in iter(int, 1) for batch in loader)
         next(stream)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import tarfile
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
@@ -13,7 +14,7 @@ from shards.storage import Span
 
 _BLOCK = 512
 _PIECE = 1 << 20
-_BESIDE = 1 << 15
+_LAG = 16  # pieces that wait to be hashed
 
 
 class ShardTar:
@@ -66,25 +67,26 @@ class ShardTar:
 
 
 class _Hashed:
-    """A file that counts and hashes what is written to it, large pieces in a thread beside."""
+    """A file that counts and hashes what is written to it, in a thread that may lag behind."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash, self.bytes = file, hashlib.sha256(), 0
-        self._pool = ThreadPoolExecutor(1)
-        self._hashed: Future[None] | None = None
+        self._pool, self._hashing = ThreadPoolExecutor(1), deque[Future[None]]()
+        self._waiting: list[bytes] = []
 
     def write(self, data: bytes) -> int:
         self.bytes += len(data)
-        self._wait()
-        if len(data) < _BESIDE:
-            self._hash.update(data)
-        else:
-            self._hashed = self._pool.submit(self._hash.update, data)
+        self._waiting.append(data)
+        if sum(map(len, self._waiting)) >= _PIECE:  # to wake a thread takes as long as 0.3 MB
+            self._hashing.append(self._pool.submit(self._update, self._waiting))
+            self._waiting = []
+            if len(self._hashing) > _LAG:
+                self._hashing.popleft().result()
         return self._file.write(data)
 
-    def _wait(self) -> None:
-        if self._hashed is not None:
-            self._hashed.result()
+    def _update(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._hash.update(piece)
 
     def close(self) -> None:
         """The file is closed by whoever opened it."""
@@ -92,5 +94,6 @@ class _Hashed:
     @property
     def sha256(self) -> str:
         """Of everything so far, in hexadecimal."""
-        self._wait()
+        self._pool.submit(self._update, self._waiting).result()
+        self._waiting = []
         return self._hash.hexdigest()

@@ -238,15 +238,10 @@ def _write_shard(storage: Storage, task: ShardTask, progress: Progress) -> Shard
             f"run the same command again, finished shards are kept"
         ) from None
     record = ShardRecord(
-        name=task.name,
-        bytes=tar.output.bytes,
-        sha256=tar.output.sha256,
-        index=_index_name(task.name),
-        index_bytes=0,
-        index_sha256="",
-        counts=replace(index.counts, bytes=tar.output.bytes),
-        skipped=tuple(skipped),
-    )
+        name=task.name, bytes=tar.output.bytes, sha256=tar.output.sha256,
+        index=_index_name(task.name), index_bytes=0, index_sha256="",
+        counts=replace(index.counts, bytes=tar.output.bytes), skipped=tuple(skipped),
+    )  # fmt: skip
     told = {"plan": task.plan, "record": asdict(record)}  # so that a later run can check them
     data = index.encode({"shards": dump_json(told).decode()})
     storage.put(record.index, data)

@@ -254,7 +254,16 @@ class Dies:
 def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
     plans = [Plan(key, 15_000) for key in toy_keys()]
     with pytest.raises(ShardError, match="a worker died") as caught:
-        build_set(plans, Dies(), str(tmp_path), dataset="toy", split="t", settings={}, workers=2)
+        build_set(
+            plans,
+            Dies(),
+            str(tmp_path),
+            dataset="toy",
+            split="t",
+            settings={},
+            shard_bytes=30_000,
+            workers=2,
+        )
     assert "run the same command again" in message(caught.value)
     assert not (tmp_path / MANIFEST).exists()
 
