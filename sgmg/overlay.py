@@ -94,11 +94,12 @@ def sheet(
     """
     if not rows or len(rows) != len(labels):
         raise ValueError(f"a sheet needs one label a row: {len(rows)} rows, {len(labels)} labels")
-    font = _font(14)
+    font, even = _font(14), _font(12, "DejaVuSansMono")  # notes are tables: columns must stand
     gap, caption = 4, 20
     scaled = [[_scale(image, height) for image in row] for row in rows]
     width = max(sum(i.width + gap for i in row) for row in scaled)
-    width = max(width, *(int(font.getlength(line)) + 2 * gap for line in [*labels, *notes]))
+    lines = [font.getlength(line) for line in labels] + [even.getlength(line) for line in notes]
+    width = max(width, int(max(lines)) + 2 * gap)
     total = len(rows) * (height + caption + gap)
     canvas = Image.new("RGB", (width + gap, total + len(notes) * caption), "white")
     pen = ImageDraw.Draw(canvas)
@@ -109,7 +110,6 @@ def sheet(
         for image in row:
             canvas.paste(image, (left, top + caption))
             left += image.width + gap
-    even = _font(12, "DejaVuSansMono")  # every letter as wide, so that columns stand
     for n, note in enumerate(notes):
         pen.text((gap, total + n * caption + 2), note, fill="black", font=even)
     return canvas

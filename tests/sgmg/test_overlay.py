@@ -36,3 +36,11 @@ def test_letters_of_other_alphabets_are_drawn(where: str) -> None:
 def test_a_sheet_needs_a_label_a_row() -> None:
     with pytest.raises(ValueError, match="one label a row"):
         sheet([[GREY]], [])
+
+
+def test_the_widest_line_of_the_notes_fits() -> None:
+    last = "                                                            |"
+    picture = sheet([[GREY]], ["a"], notes=[last])
+    ink = np.asarray(picture.convert("L"))[-20:] < 128
+    assert ink.any()
+    assert np.flatnonzero(ink.any(0)).max() < picture.width - 4

@@ -99,6 +99,17 @@ def ceph(folder: Path) -> Iterator[str]:
         running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
         log.close()
 
+    def keep(*command: str, until: Callable[[], bool]) -> None:
+        """Start again if it ends: it may do so when it meets a monitor that has just begun."""
+
+        def ready() -> bool:
+            if running[-1].poll() is not None:
+                serve(*command)
+            return until()
+
+        serve(*command)
+        wait_until(ready, command[0])
+
     key, caps = str(folder / "keyring"), ("--cap", "mon", "allow *", "--cap", "osd", "allow *")
     try:
         run("ceph-authtool", "--create-keyring", key, "--gen-key", "-n", "mon.", *caps[:3])
@@ -110,11 +121,9 @@ def ceph(folder: Path) -> Iterator[str]:
         serve("ceph-mon", *config, "-i", "a", "-f")
         wait_until(lambda: b"osds" in status(config), "the monitor")  # a store before it gives up
         run("ceph-osd", *config, "-i", "0", "--mkfs")
-        serve("ceph-osd", *config, "-i", "0", "-f")
-        wait_until(lambda: b"1 up" in status(config), "the store")
-        serve("radosgw", *config, "-n", "client.rgw.a", "-f")
+        keep("ceph-osd", *config, "-i", "0", "-f", until=lambda: b"1 up" in status(config))
         endpoint = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(endpoint), "radosgw")
+        keep("radosgw", *config, "-n", "client.rgw.a", "-f", until=lambda: answers(endpoint))
         user = ("--uid=t", "--display-name=t", "--access-key=AK", "--secret-key=SK")
         run("radosgw-admin", *config, "user", "create", *user)
         yield endpoint
