@@ -1,5 +1,6 @@
 """Training that is killed, interrupted, short of space, or moved to other processes, goes on."""
 
+import itertools
 import os
 import random
 import resource
@@ -81,19 +82,24 @@ def wait_for_save(run: Path, before: Sequence[str]) -> None:
 def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     shapes: Path, undisturbed: dict[int, Path], tmp_path: Path, processes: int
 ) -> None:
-    generator, run = random.Random(processes), tmp_path / "run"
-    for _ in range(KILLS // processes):
-        before = [p.name for p in run.glob("step-*")]
-        group = start(processes, train_with, *arguments(shapes, run, "--resume", "auto"))
-        wait_for_save(run, before)
-        time.sleep(generator.uniform(0, 0.5))
-        for process in group:
-            process.kill()
-        finish(group)
-    group = start(processes, train_with, *arguments(shapes, run, "--resume", "auto"))
-    assert finish(group) == [0] * processes
-    same(undisturbed[processes], run)
-    assert not list(run.glob("*.partial"))
+    generator, kills = random.Random(processes), KILLS // processes
+    for number in itertools.count():
+        run = tmp_path / f"run-{number}"
+        given = arguments(shapes, run, "--resume", "auto")
+        while kills and not (run / f"step-{STEPS:06d}").is_dir():
+            before = [p.name for p in run.glob("step-*")]
+            group = start(processes, train_with, *given)
+            wait_for_save(run, before)
+            time.sleep(generator.uniform(0, 0.5))
+            for process in group:
+                process.kill()
+            finish(group)
+            kills -= 1
+        assert finish(start(processes, train_with, *given)) == [0] * processes
+        same(undisturbed[processes], run)
+        assert not list(run.glob("*.partial"))
+        if not kills:
+            break
 
 
 def alike(one: Path, other: Path) -> None:
