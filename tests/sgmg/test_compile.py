@@ -143,3 +143,10 @@ def test_inductor_gives_the_same_numbers():
     part = Perceptron(8, 16, 4)
     x = torch.randn(3, 8)
     hold_same(torch.compile(part, fullgraph=True)(x), part(x))
+
+
+@long
+@needs_compiler
+def test_evaluation_through_inductor_gives_the_same_numbers():
+    model = tiny_model(decoder_layers=1, dropout=0.0)
+    evaluate_both_ways(model, model.tokenize(EXPRESSIONS[:1]), backend="inductor")
