@@ -77,7 +77,7 @@ class _Hashed:
     def write(self, data: bytes) -> int:
         self.bytes += len(data)
         self._waiting.append(data)
-        if sum(map(len, self._waiting)) >= _PIECE:  # to wake a thread takes as long as 0.3 MB
+        if sum(map(len, self._waiting)) >= _PIECE:  # a thread is slow to wake
             self._hashing.append(self._pool.submit(self._update, self._waiting))
             self._waiting = []
             if len(self._hashing) > _LAG:
