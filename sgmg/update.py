@@ -136,4 +136,6 @@ class Update:
                 accelerator.backward(terms["total"] * scale if scale != 1 else terms["total"])
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / len(shares)
-        return sums, outputs.mask_logits.detach()
+            mask_logits = outputs.mask_logits.detach()
+            del outputs, terms  # else they lie beside the next share's
+        return sums, mask_logits
