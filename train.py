@@ -5,7 +5,7 @@
     accelerate launch train.py RECIPE ... --resume auto
     python train.py --replay runs/run/dump-step-000123
 
-Devices, precision, accumulation and compilation are options of `accelerate launch`. A run folder
+Devices, precision and compilation are options of `accelerate launch`. A run folder
 holds `losses.csv`, `pictures/`, the tracker's files and `step-NNNNNN/` checkpoints; each of these
 is a model folder for `evaluate.py` and has what `--resume auto` needs to go on. SIGTERM saves and
 leaves with exit code 75: start again with `--resume auto`. A loss that is not finite leaves a dump.
@@ -60,6 +60,8 @@ class Data:
     """Frames T of a clip."""
     batch_size: int = 2
     """Clips of one update over all processes and accumulation steps."""
+    accumulate: int = 1
+    """Steps that a process does its clips of an update in, to save memory."""
     expressions: int = 1
     """Most sentences of a clip (published: 1); two teach a small model to choose."""
     decoder: Literal["cpu", "mixed"] = "cpu"
@@ -102,10 +104,8 @@ class Recipe:
     model: tyro.conf.Suppress[SgMgConfig] = field(default_factory=SgMgConfig)
     backbone: str | None = None
     """Another backbone than the recipe's."""
-    freeze_text: bool | None = None
-    """Keep the text model fixed, its dropout off; by default as the recipe says."""
-    drop_frozen_text: bool = False
-    """Leave a frozen text model's dropout on, as published."""
+    text: Literal["trained", "frozen", "frozen-dropout"] | None = None
+    """What becomes of the text model (`frozen-dropout` is published); else as the recipe says."""
     recompute: bool = False
     """Save memory: compute activations of the backbone again instead of keeping them."""
     data: Data = field(default_factory=Data)
@@ -242,14 +242,17 @@ def start(recipe: Recipe) -> Accelerator:
     # on images the demo's backbone does not use its motion layer
     unused = recipe.data.style == "synthetic-image"
     ways = DistributedDataParallelKwargs(find_unused_parameters=unused)
-    accelerator = Accelerator(log_with=tracker, project_dir=recipe.out, kwargs_handlers=[ways])
+    accelerator = Accelerator(
+        log_with=tracker, project_dir=recipe.out, kwargs_handlers=[ways],
+        gradient_accumulation_steps=recipe.data.accumulate,
+    )  # fmt: skip
     if (kind := accelerator.distributed_type.value) not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         stop(f"{kind} is not supported: use plain data parallelism; --recompute saves memory")
     count, steps = accelerator.num_processes, accelerator.gradient_accumulation_steps
-    if recipe.data.batch_size % (count * steps):
+    if steps < 1 or recipe.data.batch_size % (count * steps):
         stop(
             f"--data.batch-size {recipe.data.batch_size} does not divide among {count} processes "
-            f"with {steps} accumulation steps each; choose a multiple of {count * steps}"
+            f"with --data.accumulate {steps} steps each; choose numbers that divide it"
         )
     return accelerator
 
@@ -278,6 +281,7 @@ def open_loader(
         sampling=sampling, augmentation=augmentation, seed=recipe.seed,
         rank=accelerator.process_index, world_size=accelerator.num_processes,
         parts=accelerator.gradient_accumulation_steps, device=data.decoder, threads=data.threads,
+        prefetch=max(2, data.threads),
         pad_to=16 if data.style.startswith("synthetic") else 32,
         cache=ShardCache(data.cache or "", int(data.cache_gb * 1e9)) if cached else None,
     )  # fmt: skip
@@ -285,9 +289,10 @@ def open_loader(
 
 def build_model(recipe: Recipe, sets: list[ShardSet]) -> SgMg:
     """The network of `init`, or a new one; without a text model, a small one for these words."""
-    frozen = recipe.model.freeze_text if recipe.freeze_text is None else recipe.freeze_text
+    frozen = recipe.text != "trained" if recipe.text else recipe.model.freeze_text
+    drop = recipe.text == "frozen-dropout"
+    changes: dict[str, Any] = {"freeze_text": frozen, "drop_frozen_text": drop}
     backbone = recipe.backbone or recipe.model.backbone
-    changes: dict[str, Any] = {"freeze_text": frozen, "drop_frozen_text": recipe.drop_frozen_text}
     config = replace(recipe.model, backbone=backbone, **changes)
     if recipe.init is not None:
         changes |= {"dropout": config.dropout, "drop_path": config.drop_path}

@@ -3,7 +3,8 @@
     python benchmarks/training_memory.py        # the table of docs/training.md
 
 Counts the bytes that autograd keeps of forward passes of two small clips on the CPU, which grow
-with the pixels in a line, and follows that line to the size of training. To it come weights,
+with the pixels in a line (not the same for stills: windows of attention reach over frames), and
+follows that line to the size of training. To it come weights,
 gradients and AdamW's two numbers, four bytes each. Scratch space of kernels, what a recomputed
 block takes for a moment, fragmentation, DALI and CUDA itself (together 1 to 3 GiB) are not in it:
 it is an estimate, to be checked by what `train.py` prints of its first step.
@@ -23,12 +24,12 @@ from sgmg.memory import BLOCKS, recompute_blocks
 from sgmg.text_encoder import Tokens, tiny_text_config
 
 TEXT = 124_645_632  # parameters of RoBERTa base, in place of a small text model
-SIZES = ((1, 160, 160), (1, 160, 320))
+SIZES = ((160, 160), (160, 320))
 STAGES = {  # frames, clips of a GPU, largest height and width, text trained
-    "pretrain-refcoco": (1, 2, 640, 800, True),
-    "ref-youtube-vos": (5, 1, 480, 640, False),
-    "ref-youtube-vos-scratch, joint": (5, 1, 480, 640, True),
-    "a2d-sentences": (5, 2, 480, 640, False),
+    "pretrain-refcoco": (1, 2, 768, 800, True),
+    "ref-youtube-vos": (5, 1, 512, 640, False),
+    "ref-youtube-vos-scratch, joint": (5, 1, 512, 640, True),
+    "a2d-sentences": (5, 2, 512, 640, False),
 }
 
 
@@ -59,15 +60,17 @@ def kept_bytes(model: SgMg, size: tuple[int, int, int], *, autocast: bool) -> in
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def line(backbone: str, *, recompute: bool, autocast: bool) -> tuple[float, float, int]:
+def line(
+    backbone: str, frames: int, *, recompute: bool, autocast: bool
+) -> tuple[float, float, int]:
     """Bytes at no pixels, bytes a pixel, and parameters without text."""
     torch.manual_seed(0)
     config = SgMgConfig(backbone=backbone, text_model=None, text_config=tiny_text_config(100))
     model = SgMg(config).train()
     if recompute:
         recompute_blocks(model.backbone)
-    found = [kept_bytes(model, size, autocast=autocast) for size in SIZES]
-    small, large = (t * h * w for t, h, w in SIZES)
+    found = [kept_bytes(model, (frames, *size), autocast=autocast) for size in SIZES]
+    small, large = (frames * h * w for h, w in SIZES)
     slope = (found[1] - found[0]) / (large - small)
     return found[0] - slope * small, slope, sum(p.numel() for p in model.parameters())
 
@@ -80,10 +83,13 @@ def main() -> None:
     print("|---|---|" + "---:|" * len(names))
     figures: dict[str, list[float]] = {}
     for backbone in sys.argv[1:] or ("video_swin_t", "video_swin_b"):
-        lines = [line(backbone, recompute=r, autocast=a) for r, a in ways]
+        lines = {
+            frames: [line(backbone, frames, recompute=r, autocast=a) for r, a in ways]
+            for frames in {frames for frames, *_ in STAGES.values()}
+        }
         for stage, (frames, clips, height, width, text) in STAGES.items():
             row = []
-            for start, slope, parameters in lines:
+            for start, slope, parameters in lines[frames]:
                 weights = 16 * (parameters + TEXT * text) + 4 * TEXT * (not text)
                 row.append((start + slope * frames * clips * height * width + weights) / 2**30)
             figures[f"{stage}, {backbone}"] = [round(it, 1) for it in row]

@@ -227,9 +227,6 @@ def _text_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "max_position_embeddings": positions,
         "type_vocab_size": kinds,
         "layer_norm_eps": 1e-5,
-        "pad_token_id": 1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
     }
 
 

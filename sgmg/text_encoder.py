@@ -260,7 +260,6 @@ def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> di
         "n_heads": 4,
         "hidden_dim": 2 * width,
         "max_position_embeddings": 128,
-        "pad_token_id": 0,
         "dropout": 0.0,
         "attention_dropout": 0.0,
         "initializer_range": width**-0.5,

@@ -66,10 +66,8 @@ class Folder:
     def ranges(self, name: str, starts: list[int], ends: list[int]) -> Sequence[bytes]:
         """Bytes from each start to before each end."""
         with (self.folder / name).open("rb", buffering=0) as file:
-            return [
-                os.pread(file.fileno(), end - start, start)
-                for start, end in zip(starts, ends, strict=True)
-            ]
+            parts = zip(starts, ends, strict=True)
+            return [os.pread(file.fileno(), end - start, start) for start, end in parts]
 
     def size(self, name: str) -> int:
         """A file's bytes."""

@@ -13,9 +13,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from shards.backends import Folder
 from shards.schema import ShardError
 
 _AGAIN = 60.0  # seconds until a shard that could not be kept is tried again
@@ -51,14 +52,12 @@ class ShardCache:
         self._thread: threading.Thread | None = None
         self._guard, self._closed = threading.Lock(), threading.Event()
 
-    def read(self, digest: str, starts: list[int], ends: list[int]) -> list[bytes] | None:
+    def read(self, digest: str, starts: list[int], ends: list[int]) -> Sequence[bytes] | None:
         """Ranges of a shard, or None if it is not here."""
         try:
-            with (self.folder / digest).open("rb", buffering=0) as file:
-                with contextlib.suppress(PermissionError):  # another user's
-                    os.utime(file.fileno())
-                parts = zip(starts, ends, strict=True)
-                return [os.pread(file.fileno(), end - start, start) for start, end in parts]
+            with contextlib.suppress(PermissionError):  # another user's
+                os.utime(self.folder / digest)
+            return Folder(self.folder).ranges(digest, starts, ends)
         except FileNotFoundError:
             return None
 

@@ -174,17 +174,9 @@ class FrameDecoder:
         device: "cpu", or "mixed": read on the CPU, decode and go on on torch's current GPU.
         threads: Of DALI.
         max_frames: Most frames of one call.
-        team: Does what DALI does not; None: the caller's thread.
     """
 
-    def __init__(
-        self,
-        *,
-        device: Literal["cpu", "mixed"],
-        threads: int,
-        max_frames: int,
-        team: ThreadPoolExecutor | None = None,
-    ) -> None:
+    def __init__(self, *, device: Literal["cpu", "mixed"], threads: int, max_frames: int) -> None:
         """Check; DALI starts with the first call."""
         if device not in ("cpu", "mixed"):
             raise ValueError(f'device must be "cpu" or "mixed", not {device!r}')
@@ -197,7 +189,7 @@ class FrameDecoder:
             "num_threads": threads,
             "device_id": torch.cuda.current_device() if device == "mixed" else None,
         }
-        self._device, self._map = device, team.map if team else map
+        self._device = device
         self._pipeline: Any = None
         self._output: Any = None  # a GPU may still read what was handed out last
         self._alone = threading.Lock()
@@ -235,7 +227,7 @@ class FrameDecoder:
                 reasons = [line for line in str(error).splitlines() if "failure" in line.lower()]
                 raise DecodeError((reasons or str(error).splitlines() or ["unknown"])[0]) from error
             found = [torch.utils.dlpack.from_dlpack(it) for it in self._output]
-        return list(self._map(reshape, found, records))
+        return list(map(reshape, found, records))
 
     def close(self) -> None:
         """Free DALI's threads and memory; the next call would start anew."""
@@ -258,13 +250,16 @@ def recolour(frame: Tensor, colour: Colour, *, wrap: bool = False) -> Tensor:
     """
     if colour.brightness:
         frame.add_(colour.brightness).clamp_(0.0, 255.0)
-    if colour.contrast != 1.0 or colour.saturation != 1.0:
+    if colour.saturation != 1.0:
         highest = torch.maximum(torch.maximum(frame[0], frame[1]), frame[2])
         highest.mul_(colour.contrast * (1.0 - colour.saturation))
-        frame.mul_(colour.contrast * colour.saturation).add_(highest)
-        if not wrap:
-            frame.clamp_(0.0, 255.0)
-    return frame.trunc_().remainder_(256.0) if wrap else frame
+        for channel in frame:  # one by one stays in the processor's cache
+            torch.add(highest, channel, alpha=colour.contrast * colour.saturation, out=channel)
+    elif colour.contrast != 1.0:
+        frame.mul_(colour.contrast)
+    if wrap:
+        return frame.trunc_().remainder_(256.0)
+    return frame if colour.contrast == colour.saturation == 1.0 else frame.clamp_(0.0, 255.0)
 
 
 class Collator:
@@ -274,9 +269,8 @@ class Collator:
     longer to hand out fresh pages than all the arithmetic here.
     """
 
-    def __init__(self, team: ThreadPoolExecutor | None = None) -> None:
-        """Start without memory; a team shares the frames."""
-        self._map = team.map if team else map
+    def __init__(self) -> None:
+        """Start without memory."""
         self._free: collections.deque[npt.NDArray[np.float32]] = collections.deque()
 
     def __call__(
@@ -296,22 +290,19 @@ class Collator:
         height, width = (-(-max(r.size[i] for r in records) // pad_to) * pad_to for i in (0, 1))
         device = pixels[0].device
         frames = self._take((len(records), num_frames, 3, height, width), device)
-        mean = torch.tensor(MEAN, device=device).mul_(255.0)[:, None, None]
-        scale = torch.tensor(DEVIATION, device=device).mul_(255.0).reciprocal_()[:, None, None]
-
-        def fill(number: int) -> None:
-            b, t = divmod(number, num_frames)
+        shifts = [torch.tensor(-m / d) for m, d in zip(MEAN, DEVIATION, strict=True)]
+        for number, (b, t) in enumerate(np.ndindex(frames.shape[:2])):
             record = records[b]
             h, w = record.size
             frames[b, t, :, h:] = 0.0
             frames[b, t, :, :h, w:] = 0.0
             frame = frames[b, t, :, :h, :w]
             colour = record.colours[t] if record.colours else Colour()
-            for channel, source in enumerate(colour.channels):
-                frame[channel].copy_(pixels[number][..., source])
-            recolour(frame, colour, wrap=record.published).sub_(mean).mul_(scale)
-
-        collections.deque(self._map(fill, range(len(records) * num_frames)), maxlen=0)
+            for channel, source in zip(frame, colour.channels, strict=True):
+                channel.copy_(pixels[number][..., source])
+            recolour(frame, colour, wrap=record.published)
+            for channel, deviation, shift in zip(frame, DEVIATION, shifts, strict=True):
+                torch.add(shift, channel, alpha=1.0 / (255.0 * deviation), out=channel)
         return frames
 
     def _take(self, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -43,9 +43,9 @@ class ClipLoader:
         expressions: Most sentences of a clip: its item's own and, beyond the published one, others
             of its video. They share decoding and the visual pass, and tell each other apart.
         device: "cpu", or "mixed" to decode on the GPU.
-        threads: Of DALI, and of torch's work on frames behind it.
+        threads: Of DALI.
         pad_to: Frames are padded to multiples of this, in pixels.
-        prefetch: Batches made ahead.
+        prefetch: Batches made ahead, on a CPU each by a thread of its own.
         block_shards: Shards of a set read at a time, see `order.epoch_order`; 0: no blocks.
         cache: Where to keep whole shards of remote sets; closed with the loader.
         max_damage: Frames and shards that may be damaged, on this rank, before training ends; the
@@ -92,16 +92,10 @@ class ClipLoader:
         self._cache = cache
         self.sets = [ShardSet.open(s, cache=cache) if isinstance(s, str) else s for s in sets]
         self.source = ClipSource(
-            self.sets,
-            weights=weights,
-            num_frames=num_frames,
-            seed=seed,
-            sampling=sampling,
-            augmentation=augmentation,
-            expressions=expressions,
-            block_shards=block_shards,
+            self.sets, weights=weights, num_frames=num_frames, seed=seed, sampling=sampling,
+            augmentation=augmentation, expressions=expressions, block_shards=block_shards,
             max_damage=max_damage,
-        )
+        )  # fmt: skip
         shares = None if weights is None else tuple(map(float, weights))
         settings = repr((shares, num_frames, sampling, augmentation, expressions, block_shards))
         self._state = order.State(
@@ -109,11 +103,10 @@ class ClipLoader:
             settings=hashlib.sha256(settings.encode()).hexdigest()[:16],
             seed=seed, epoch=0, position=0,
         )  # fmt: skip
-        team = self._team = make_team(threads) if device == "cpu" and threads > 1 else None
-        self._decoder = FrameDecoder(device=device, threads=threads, max_frames=frames, team=team)
-        self._collate = Collator(team)
+        self._decoder = FrameDecoder(device=device, threads=threads, max_frames=frames)
+        self._collate = Collator()
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards-read")
-        self._makers = make_team(2 if device == "cpu" else 1)  # one decodes, one collates
+        self._makers = make_team(prefetch if device == "cpu" else 1)
         self._ahead: collections.deque[Future[Batch]] = collections.deque()
         self._waited, self._worked = 0.0, 0.0
 
@@ -146,8 +139,6 @@ class ClipLoader:
         self._makers.shutdown()
         self._readers.shutdown(cancel_futures=True)
         self._decoder.close()
-        if self._team is not None:
-            self._team.shutdown()
         if self._cache is not None:
             self._cache.close()
 
@@ -162,19 +153,16 @@ class ClipLoader:
             came damaged; `quarantined`: damaged frames and shards; `replaced`: clips that needed
             one.
         """
-        clips, traffic = max(self.source.made, 1), [s.storage.traffic for s in self.sets]
-
-        def count(name: str) -> int:
-            return sum(getattr(it, name) for it in traffic)
-
-        requests, cached = count("requests"), count("cached")
+        names = ("requests", "bytes", "cached", "retries", "hedges", "refetched")
+        total = {n: sum(getattr(it.storage.traffic, n) for it in self.sets) for n in names}
+        clips = max(self.source.made, 1)
         return {
             "data_wait": self._waited / max(self._waited + self._worked, 1e-9),
             "clips": self.source.made,
-            "bytes_per_clip": count("bytes") / clips,
-            "requests_per_clip": requests / clips,
-            "cache_hits": cached / max(cached + requests, 1),
-            **{name: count(name) for name in ("retries", "hedges", "refetched")},
+            "bytes_per_clip": total["bytes"] / clips,
+            "requests_per_clip": total["requests"] / clips,
+            "cache_hits": total["cached"] / max(total["cached"] + total["requests"], 1),
+            **{name: total[name] for name in names[3:]},
             "quarantined": len(self.source.quarantine),
             "replaced": self.source.quarantine.replaced,
         }

@@ -5,12 +5,14 @@ same change, on the CPU as on a GPU, and a clip can be replayed.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 Size = tuple[int, int]
+Box = tuple[int, int, int, int]
 
 _SIDE = re.compile(
     r"(?<![a-z])(left|right)(?=(?:most|side|wards?|-?hand(?:ed)?)?(?![a-z]))", re.IGNORECASE
@@ -147,11 +149,38 @@ def image_region(record: Record) -> tuple[tuple[float, float], tuple[float, floa
     return (offset_y, offset_x), (offset_y + scale_y * height, offset_x + scale_x * width)
 
 
-def gather_maps(record: Record) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Source row of each new row, source column of each new column: all steps in one gather.
+def transform_masks(
+    masks: Sequence[npt.NDArray[np.bool_]], boxes: Sequence[Box | None], record: Record
+) -> npt.NDArray[np.bool_]:
+    """Move masks with their frames, all steps in one gather.
 
     Resizes take the nearest; their scale is a float32, as published, else a few pixels differ.
+
+    Args:
+        masks: T of `[H, W]`.
+        boxes: What `mask_box` says of each; nothing outside of them is looked at.
+        record: What happens.
+
+    Returns:
+        `[T, h, w]`.
     """
+    rows, columns = gather_maps(record)
+    moved = np.zeros((len(masks), len(rows), len(columns)), bool)
+    for new, mask, box in zip(moved, masks, boxes, strict=True):
+        if box is not None:
+            y, x = _reach(rows, box[1], box[3]), _reach(columns, box[0], box[2])
+            new[y, x] = mask[rows[y]].take(columns[x], axis=1)
+    return moved
+
+
+def _reach(source: npt.NDArray[np.int64], low: int, high: int) -> slice:
+    """Where a map that only rises, or only falls, gives `low` to `high`."""
+    (there,) = np.nonzero((source >= low) & (source <= high))
+    return slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0)
+
+
+def gather_maps(record: Record) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Source row of each new row, source column of each new column."""
     rows, columns = np.arange(record.source[0]), np.arange(record.source[1])
     for step in record.steps:
         if isinstance(step, Mirror):
@@ -199,7 +228,7 @@ def transform_boxes(
     return boxes
 
 
-def mask_box(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+def mask_box(mask: npt.NDArray[np.bool_]) -> Box | None:
     """Box of a mask as published: smallest and largest column and row number, without + 1.
 
     Args:

@@ -140,12 +140,15 @@ def decode_mask(rle: Rle) -> BoolArray:
     Raises:
         ShardError: If the run lengths do not fill the mask exactly.
     """
-    runs = _run_lengths(rle)
-    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(rle.width, rle.height)
-    mask = np.zeros((rle.height, rle.width), bool)
-    # turn only the columns from the first to the last with something in them
-    seen = slice(runs[0] // rle.height, runs[: len(runs) // 2 * 2].sum() // rle.height + 1)
-    mask[:, seen] = columns[seen].T
+    runs, mask = _run_lengths(rle), np.zeros((rle.height, rle.width), bool)
+    end = int(runs[: len(runs) // 2 * 2].sum())
+    first, last = int(runs[0]) // rle.height, -(-end // rle.height)
+    if end:  # expand and turn only the columns from the first to the last with something in them
+        runs[0] -= first * rle.height
+        if len(runs) % 2:
+            runs[-1] = last * rle.height - end
+        columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+        mask[:, first:last] = columns.reshape(last - first, rle.height).T
     return mask
 
 

@@ -15,7 +15,7 @@ from shards.clips import ClipSampling, clip_frames, list_items
 from shards.index import ShardSet, VideoRow
 from shards.pseudo import shake_mask
 from shards.quarantine import Place, Quarantine
-from shards.record import Record, gather_maps, mask_box, mirror_words, transform_boxes
+from shards.record import Box, Record, mask_box, mirror_words, transform_boxes, transform_masks
 from shards.schema import BoolArray, DamageError, Expression, Frame, ShardError, decode_mask
 
 MAX_ATTEMPTS = 100
@@ -229,19 +229,19 @@ class ClipSource:
         shard_set, row, expression = self.sets[choice.number], choice.row, choice.expression
         frames = shard_set.read(choice.video, choice.frames)
         size, targets = (row.height, row.width), []
-        rows, columns = gather_maps(record)
         for spoken in (expression, *self._companions(row, expression, at)):
             sources = [target_mask(frame, spoken.objects, size) for frame in frames]
             if record.shakes:
                 sources = list(map(shake_mask, sources, record.shakes))
-            boxes, visible = target_boxes(sources, record)
+            found = [mask_box(source) for source in sources]
+            boxes, visible = target_boxes(found, record)
             if visible.any():
-                new = [source[rows].take(columns, axis=1) for source in sources]
-                targets.append((self._words(spoken.text, record), new, boxes, visible))
+                masks = transform_masks(sources, found, record)
+                targets.append((self._words(spoken.text, record), masks, boxes, visible))
             elif spoken is expression:
                 return None
         texts, *arrays = zip(*targets, strict=True)
-        masks, boxes, visible = map(np.array, arrays)
+        masks, boxes, visible = map(np.stack, arrays)
         return Clip(
             epoch=at[0],
             position=at[1],
@@ -292,19 +292,18 @@ def target_mask(frame: Frame, objects: Sequence[str], size: tuple[int, int]) -> 
 
 
 def target_boxes(
-    masks: Sequence[BoolArray], record: Record
+    found: Sequence[Box | None], record: Record
 ) -> tuple[npt.NDArray[np.float32], BoolArray]:
     """Boxes of masks, moved with their frames.
 
     Args:
-        masks: T masks `[H, W]` of the source frames.
+        found: T boxes of the masks of the source frames.
         record: What happens to them.
 
     Returns:
         `[T, 4]` cxcywh normalised, zeros where not visible (published and mirrored: 1, 0, 0, 0),
         and `[T]` visible: the box has width and height.
     """
-    found = [mask_box(mask) for mask in masks]
     corners = np.array([box or (0, 0, 0, 0) for box in found], np.float32)
     boxes = transform_boxes(corners, record)
     low, high = boxes[:, :2], boxes[:, 2:]

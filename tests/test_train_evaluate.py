@@ -19,6 +19,7 @@ import train
 from preprocess import build_shards
 from shards import ShardSet
 
+UNEVEN = ["synthetic", "--data.shards", "x", "--data.accumulate"]
 QUICK = ["--optim.warmup", "1", "--save-every", "2", "--keep", "5"]
 
 
@@ -139,6 +140,14 @@ def test_sharded_weights_are_refused(shapes: Path, monkeypatch: pytest.MonkeyPat
     [
         (["nonsense"], "unknown recipe 'nonsense'; choose one of synthetic-pretrain"),
         (["synthetic"], "no data; name one or more shard sets"),
+        (
+            ["synthetic", "--data.shards", "x", "--data.accumulate", "3"],
+            "4 does not divide among 1",
+        ),
+        (
+            ["synthetic", "--data.shards", "x", "--data.accumulate", "0"],
+            "choose numbers that divide",
+        ),
     ],
 )
 def test_wrong_arguments_of_train_are_one_line(arguments: list[str], said: str) -> None:

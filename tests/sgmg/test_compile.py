@@ -108,7 +108,8 @@ def train_both_ways(
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     def distance(want):
-        return max(float((got[n] - want[n]).abs().max() / want[n].abs().max().clamp(1)) for n in got)
+        off = [(got[n] - w).abs().max() / w.abs().max().clamp(1) for n, w in want.items()]
+        return float(max(off))
 
     noisy = [frames + 1e-7 * torch.randn(frames.shape, generator=generator) for _ in range(others)]
     got = gradients(whole, frames)

@@ -17,6 +17,7 @@ from shards.record import (
     mask_box,
     mirror_words,
     transform_boxes,
+    transform_masks,
 )
 from shards.source import target_boxes
 
@@ -99,9 +100,10 @@ def test_masks_boxes_and_pixels_move_alike(name: str, seed: int) -> None:
     mask[60:180, 90:330] = True
     record = draw(name, size, seed)
     rows, columns = gather_maps(record)
-    moved = mask[rows][:, columns]
+    (moved,) = transform_masks([mask], [mask_box(mask)], record)
     assert moved.shape == record.size
-    boxes, visible = target_boxes([mask], record)
+    np.testing.assert_array_equal(moved, mask[rows][:, columns])
+    boxes, visible = target_boxes([mask_box(mask)], record)
     found = mask_box(moved)
     if not visible[0] or found is None:
         return
@@ -124,7 +126,7 @@ def test_a_crop_cuts_boxes_and_hides_what_is_outside() -> None:
     assert moved.tolist() == [[60, 20, 100, 60], [120, 0, 120, 0], [0, 80, 20, 100]]
     masks = np.zeros((4, 100, 200), bool)
     masks[0, 20:41, 30:51] = masks[1, 0:10, 0:20] = masks[3, 30:40, 40] = True
-    boxes_cxcywh, visible = target_boxes(masks, record)
+    boxes_cxcywh, visible = target_boxes([mask_box(mask) for mask in masks], record)
     assert visible.tolist() == [True, False, False, False]  # the last has no width
     np.testing.assert_allclose(boxes_cxcywh[0], [80 / 120, 0.4, 40 / 120, 0.4], rtol=1e-6)
     assert not boxes_cxcywh[1:].any()
