@@ -243,8 +243,8 @@ def start(recipe: Recipe) -> Accelerator:
     unused = recipe.data.style == "synthetic-image"
     ways = DistributedDataParallelKwargs(find_unused_parameters=unused)
     accelerator = Accelerator(
-        log_with=tracker, project_dir=recipe.out, kwargs_handlers=[ways],
-        gradient_accumulation_steps=recipe.data.accumulate,
+        log_with=tracker, project_dir=recipe.out, cpu=not torch.accelerator.is_available(),
+        gradient_accumulation_steps=recipe.data.accumulate, kwargs_handlers=[ways],
     )  # fmt: skip
     if (kind := accelerator.distributed_type.value) not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         stop(f"{kind} is not supported: use plain data parallelism; --recompute saves memory")

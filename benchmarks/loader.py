@@ -1,12 +1,12 @@
 """How fast clips are made: our loader, a webdataset pipeline, a plain PyTorch loader.
 
-    python benchmarks/loader.py [--videos 12] [--rounds 3]
+    python benchmarks/loader.py [--videos 12] [--rounds 5]
 
 Data: generated 480p JPEG videos of 30 frames, once as a shard set, once as loose files with palette
 PNG masks. All three make clips of 5 frames with the published sampling and augmentation for
 Ref-YouTube-VOS, in batches of 2, on this machine's CPU:
 
-  ours         ClipLoader, 2 DALI threads
+  ours         ClipLoader, one DALI thread beside the two that make batches
   webdataset   WebDataset(shards).decode("pil"), a clip of each video, in this process
   dataloader   map-style DataLoader over the loose files with Pillow, two workers
 
@@ -267,7 +267,7 @@ def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
     print(f"{size / 1000:.0f} kB a frame of {WIDTH}x{HEIGHT} pixels")
     ours = ClipLoader(
         [str(tars)], num_frames=NUM_FRAMES, batch_size=BATCH, sampling=SAMPLING,
-        augmentation=AUGMENTATION, threads=2,
+        augmentation=AUGMENTATION, threads=1,
     )  # fmt: skip
     plain = DataLoader(
         LooseFiles(loose, keys), batch_size=BATCH, shuffle=True, num_workers=2, collate_fn=collate,
@@ -304,7 +304,7 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--videos", type=int, default=12, help="of 30 frames")
-    parser.add_argument("--rounds", type=int, default=3, help="that count; one more warms up")
+    parser.add_argument("--rounds", type=int, default=5, help="that count; one more warms up")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

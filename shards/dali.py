@@ -248,18 +248,19 @@ def recolour(frame: Tensor, colour: Colour, *, wrap: bool = False) -> Tensor:
     Returns:
         The frame, clipped to 0 to 255 and not rounded, unless it wraps.
     """
-    if colour.brightness:
-        frame.add_(colour.brightness).clamp_(0.0, 255.0)
+    for channel in frame if colour.brightness else ():  # one by one stays in the caches
+        channel.add_(colour.brightness).clamp_(0.0, 255.0)
+    changed = not colour.contrast == colour.saturation == 1.0
     if colour.saturation != 1.0:
         highest = torch.maximum(torch.maximum(frame[0], frame[1]), frame[2])
         highest.mul_(colour.contrast * (1.0 - colour.saturation))
-        for channel in frame:  # one by one stays in the processor's cache
-            torch.add(highest, channel, alpha=colour.contrast * colour.saturation, out=channel)
-    elif colour.contrast != 1.0:
-        frame.mul_(colour.contrast)
-    if wrap:
-        return frame.trunc_().remainder_(256.0)
-    return frame if colour.contrast == colour.saturation == 1.0 else frame.clamp_(0.0, 255.0)
+    for channel in frame if changed else ():
+        channel.mul_(colour.contrast * colour.saturation)
+        if colour.saturation != 1.0:
+            channel.add_(highest)
+        if not wrap:
+            channel.clamp_(0.0, 255.0)
+    return frame.trunc_().remainder_(256.0) if wrap else frame
 
 
 class Collator:
@@ -290,7 +291,8 @@ class Collator:
         height, width = (-(-max(r.size[i] for r in records) // pad_to) * pad_to for i in (0, 1))
         device = pixels[0].device
         frames = self._take((len(records), num_frames, 3, height, width), device)
-        shifts = [torch.tensor(-m / d) for m, d in zip(MEAN, DEVIATION, strict=True)]
+        mean = torch.tensor(MEAN).mul_(255.0).tolist()
+        scale = torch.tensor(DEVIATION).mul_(255.0).reciprocal_().tolist()
         for number, (b, t) in enumerate(np.ndindex(frames.shape[:2])):
             record = records[b]
             h, w = record.size
@@ -301,8 +303,8 @@ class Collator:
             for channel, source in zip(frame, colour.channels, strict=True):
                 channel.copy_(pixels[number][..., source])
             recolour(frame, colour, wrap=record.published)
-            for channel, deviation, shift in zip(frame, DEVIATION, shifts, strict=True):
-                torch.add(shift, channel, alpha=1.0 / (255.0 * deviation), out=channel)
+            for channel, less, times in zip(frame, mean, scale, strict=True):
+                channel.sub_(less).mul_(times)
         return frames
 
     def _take(self, shape: tuple[int, ...], device: torch.device) -> Tensor:

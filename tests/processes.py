@@ -29,7 +29,7 @@ def start(count: int, target: Callable[..., None], *arguments: Any, **environmen
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    shared = {"ACCELERATE_USE_CPU": "true", **environment}
+    shared = {"CUDA_VISIBLE_DEVICES": "", **environment}
     if count > 1:
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
     group = []

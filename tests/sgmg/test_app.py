@@ -1,6 +1,7 @@
 """The page, clicked through in a headless Chromium, and what its server must refuse.
 
-SGMG_SCREENSHOT names a file for a picture of the page; SGMG_PATIENCE is the seconds to wait.
+SGMG_SCREENSHOT names a file for a picture of the page; SGMG_PATIENCE is the seconds to wait;
+SGMG_CHECKPOINT names the network of the genuine videos, which else is a tiny one.
 """
 
 import json
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,14 @@ from typing import Any
 import pytest
 
 from sgmg.app import build_page, segment_upload
+from sgmg.predict import masks_of
 from sgmg.predictor import Predictor
+from sgmg.video import open_frames
 from tests.debian import MissingError, install
 from tests.sgmg.test_video import write_sound, write_video
 from tests.sgmg.tiny import EXPRESSIONS, tiny_model
 
+GENUINE = ["cutie_example", "sam2_bedroom", "sam2_gallery_01_dog", "sam2_gallery_05_default_juggle"]
 PATIENCE = 1000 * int(os.environ.get("SGMG_PATIENCE", "60"))  # milliseconds
 
 
@@ -98,6 +103,27 @@ def test_a_visitor_segments_a_video(address: str, browser: Any, folder: Path) ->
         page.wait_for_timeout(1500)
         page.screenshot(path=place, full_page=True)
     page.close()
+
+
+@pytest.mark.skipif("SGMG_LONG" not in os.environ, reason="a minute each: set SGMG_LONG=1")
+@pytest.mark.parametrize("name", GENUINE)
+def test_a_genuine_video_is_segmented(
+    name: str, shared: Path, predictor: Predictor, request: pytest.FixtureRequest
+) -> None:
+    if checkpoint := os.environ.get("SGMG_CHECKPOINT"):
+        predictor = Predictor.load(checkpoint, "cpu", short_side=144, window=16, continuity=0.3)
+    video, told = shared / f"realdata/own_video/{name}.mp4", []
+    frames, overlay, texts, scores = segment_upload(
+        predictor, video, "a person\nthe one on the left", 900, told.append
+    )
+    request.addfinalizer(lambda: shutil.rmtree(overlay.parent))
+    count = sum(1 for _ in frames)
+    assert len(scores) == len(told) == count == sum(1 for _ in open_frames(overlay))
+    assert all(len(row) == len(texts) == 2 and 0 <= min(row) <= max(row) <= 1 for row in scores)
+    with zipfile.ZipFile(overlay.with_name("masks.zip")) as masks:
+        assert sum(it.endswith(".png") for it in masks.namelist()) == 2 * count
+    codes = json.loads((masks_of(overlay) / "masks.json").read_text())
+    assert codes["frames"][-1]["segmentations"][0]["size"] == [*next(iter(frames)).shape[:2]]
 
 
 def post(address: str, path: str, body: bytes, kind: str) -> str:
