@@ -20,9 +20,6 @@ def roberta(layers: int) -> dict[str, Any]:
         "max_position_embeddings": 514,
         "type_vocab_size": 1,
         "layer_norm_eps": 1e-5,
-        "pad_token_id": 1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
     }
 
 
