@@ -140,14 +140,8 @@ def test_sharded_weights_are_refused(shapes: Path, monkeypatch: pytest.MonkeyPat
     [
         (["nonsense"], "unknown recipe 'nonsense'; choose one of synthetic-pretrain"),
         (["synthetic"], "no data; name one or more shard sets"),
-        (
-            ["synthetic", "--data.shards", "x", "--data.accumulate", "3"],
-            "4 does not divide among 1",
-        ),
-        (
-            ["synthetic", "--data.shards", "x", "--data.accumulate", "0"],
-            "choose numbers that divide",
-        ),
+        ([*UNEVEN, "3"], "--data.batch-size 4 does not divide among 1 processes"),
+        ([*UNEVEN, "0"], "choose numbers that divide it"),
     ],
 )
 def test_wrong_arguments_of_train_are_one_line(arguments: list[str], said: str) -> None:
