@@ -155,7 +155,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     ),
     "synthetic": (
         "moving shapes, clips: fine-tunes the above",
-        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=700, schedule="cosine")),
+        Recipe(model=TINY, data=TINY_DATA, optim=replace(TINY_OPTIM, steps=650, schedule="cosine")),
     ),
     "pretrain-refcoco": (
         "RefCOCO, RefCOCO+ and RefCOCOg as one-frame clips, published numbers",

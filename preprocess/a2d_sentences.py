@@ -117,9 +117,7 @@ def open_a2d_sentences(root: Path, split: str, *, quality: int = QUALITY) -> Sou
 def _videos_of(path: Path, split: str) -> tuple[set[str], int]:
     """Return a split's videos by the table without header, and the number of all."""
     number = str(SPLITS.index(split))
-    rows = [
-        line.split(",") for line in files.read_text(path, "latin-1").split("\n") if line.strip()
-    ]
+    rows = [it.split(",") for it in files.read_text(path, "latin-1").split("\n") if it.strip()]
     if not rows or any(row[-1].strip() not in ("0", "1") for row in rows):
         raise ShardError(f"{path}: a last column is not 0 (train) or 1 (test); download it again")
     return {row[0] for row in rows if row[-1].strip() == number}, len(rows)

@@ -43,14 +43,12 @@ def _of_unit_circle(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     return corners * np.sqrt(np.pi / area)
 
 
-_HALF_CROSS = np.array(
-    [[1, ARM], [ARM, ARM], [ARM, 1], [-ARM, 1], [-ARM, ARM], [-1, ARM]], np.float64
-)
+_HALF = np.array([[1, ARM], [ARM, ARM], [ARM, 1], [-ARM, 1], [-ARM, ARM], [-1, ARM]], np.float64)
 # Corners [V, 2] of each kind, x before y (down), at radius 1: equal areas.
 SHAPES = {
     "circle": _of_unit_circle(_ring(*[1.0] * 32)),
     "triangle": _of_unit_circle(_ring(1.0, 1.0, 1.0, turn=1.5)),
-    "cross": _of_unit_circle(np.concatenate([_HALF_CROSS, -_HALF_CROSS])),
+    "cross": _of_unit_circle(np.concatenate([_HALF, -_HALF])),
 }
 SIZES = {"small": (0.08, 0.09), "large": (0.13, 0.15)}  # radius over the frame's side
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}

@@ -63,8 +63,8 @@ class SyntheticSettings:
     """
 
     train_videos: int = 1200
-    valid_videos: int = 40
-    images: int = 2500
+    valid_videos: int = 160
+    images: int = 3000
     valid_images: int = 100
     num_frames: int = 8
     valid_frames: int = 8

@@ -248,9 +248,7 @@ class SgMg(
         """Sum of the encoded maps of strides 8, 16 and 32 at stride 8, [N, C, h, w]."""
         first, *coarser = memory.maps()[:3]
         for x in coarser:
-            first = first + F.interpolate(
-                x, size=first.shape[-2:], mode="bicubic", align_corners=False
-            )
+            first = first + F.interpolate(x, first.shape[-2:], mode="bicubic", align_corners=False)
         return first
 
     def output(

@@ -164,9 +164,8 @@ class Run:
         if share.annotated is not None:
             places = share.annotated[list(clips)].tolist()
             frames = [clip[[place]] for clip, place in zip(frames, places, strict=True)]
-        truth, predicted = (
-            it[: len(rows)].cpu().numpy() for it in (share.targets.masks, mask_logits)
-        )
+        both = (share.targets.masks, mask_logits)
+        truth, predicted = (it[: len(rows)].cpu().numpy() for it in both)
         folder.mkdir(exist_ok=True)
         sheet = prediction_sheet(frames, truth, predicted > 0, share.expressions[: len(rows)])
         sheet.save(folder / f"step-{self.step:06d}.png")

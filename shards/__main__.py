@@ -61,8 +61,7 @@ def _damage(shard_set: ShardSet) -> Iterator[str]:
     for number, shard in enumerate(shard_set.manifest.shards):
         try:
             if sha256_of(shard_set.storage, shard.name) != shard.sha256:
-                wrong = "its SHA-256 is not that of the manifest"
-                yield f"{shard.name}: {wrong}; copy or build it again"
+                yield f"{shard.name}: its SHA-256 is not the manifest's; copy or build it again"
             for frame in chain.from_iterable(it.frames for it in shard_set.sequential([number])):
                 for rle in (frame.masks or {}).values():
                     mask_area(rle)

@@ -155,9 +155,7 @@ def read_index(data: bytes) -> Any:
     try:
         return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ShardError(
-            f"an index is damaged ({error}); copy it again or build it again"
-        ) from None
+        raise ShardError(f"an index is damaged ({error}); copy or build it again") from None
 
 
 class Columns:

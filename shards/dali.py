@@ -1,8 +1,8 @@
 """Pixels: one DALI graph for the CPU and the GPU, and the colours in closed form behind it.
 
-The graph decodes; on a GPU it also makes all of a record's geometry in one resize from a region of
-interest. On a CPU torch's resize of bytes does the steps one by one, without what a crop drops: it
-takes less than half of the time of DALI's and is nearer to Pillow's. Colour, normalisation and
+On a CPU the graph decodes what a record's crop keeps, and torch's resize of bytes does the steps
+one by one: it takes less than half of the time of DALI's and is nearer to Pillow's. On a GPU the
+graph makes all of the geometry in one resize from a region of interest. Colour, normalisation and
 padding follow in torch, as DALI's own colour operators are slower on a CPU.
 """
 
@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import adjust_hue
 
 from shards.pseudo import source_points
-from shards.record import Colour, Crop, Mirror, Record, Resize, Shake, image_region
+from shards.record import Colour, Crop, Mirror, Record, Resize, Shake, Size, image_region
 
 dali: Any = nvidia_dali  # its stubs lag behind its options
 MEAN = (0.485, 0.456, 0.406)
@@ -37,32 +38,48 @@ class DecodeError(RuntimeError):
 
 
 def _build_pipeline(device: str, **options: Any) -> Any:
-    """The graph: encoded images and, on a GPU, where they go -> uint8 `[h, w, 3]`."""
+    """The graph: encoded images and the part of them that is wanted -> uint8 `[h, w, 3]`."""
     fn, types = dali.fn, dali.types
     pipeline = dali.Pipeline(exec_dynamic=True, prefetch_queue_depth=1, **options)
     with pipeline:
+        names = ("start", "end") if device == "cpu" else ("start", "end", "size")
+        place = types.INT32 if device == "cpu" else types.FLOAT
         images = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
-        decoded = fn.decoders.image(
-            images, device=device, output_type=types.RGB, adjust_orientation=False
-        )
-        if device == "mixed":
-            start, end, size = (
-                fn.external_source(name=name, dtype=types.FLOAT, ndim=1)
-                for name in ("start", "end", "size")
-            )
-            region = {"roi_start": start, "roi_end": end, "size": size}
-            linear = types.INTERP_LINEAR
-            decoded = fn.resize(decoded, **region, interp_type=linear, antialias=True)
+        given = [fn.external_source(name=name, dtype=place, ndim=1) for name in names]
+        form = {"device": device, "output_type": types.RGB, "adjust_orientation": False}
+        if device == "cpu":
+            part = {"start": given[0], "end": given[1], "axes": [0, 1]}
+            decoded = fn.decoders.image_slice(images, **part, **form)
+        else:
+            part = {"roi_start": given[0], "roi_end": given[1], "size": given[2]}
+            decoded = fn.decoders.image(images, **form)
+            decoded = fn.resize(decoded, **part, interp_type=types.INTERP_LINEAR, antialias=True)
         pipeline.set_outputs(decoded)
     pipeline.build()
     return pipeline
+
+
+def source_part(record: Record) -> tuple[tuple[float, float], tuple[float, float]]:
+    """First and last corner (y, x) of what `reshape` needs: all, or what the first crop keeps."""
+    height, width = record.source
+    rows, columns, mirrored = slice(0, height), slice(0, width), False
+    for step, after in pairwise((*record.steps, Mirror())):
+        if not isinstance(step, Mirror):
+            if isinstance(step, Resize) and isinstance(after, Crop) and not record.shakes:
+                rows, _, _ = find_part(height, step.height, after.top, after.height)
+                columns, _, _ = find_part(width, step.width, after.left, after.width)
+            break
+        mirrored = not mirrored
+    if mirrored:
+        columns = slice(width - columns.stop, width - columns.start)
+    return (rows.start, columns.start), (rows.stop, columns.stop)
 
 
 def reshape(image: Tensor, record: Record) -> Tensor:
     """Make a record's geometry step by step, as Pillow would.
 
     Args:
-        image: `[H, W, 3]` uint8.
+        image: `[H, W, 3]` uint8, or the `source_part` of it.
         record: What happens to it.
 
     Returns:
@@ -70,30 +87,34 @@ def reshape(image: Tensor, record: Record) -> Tensor:
     """
     if record.shakes:
         image = shake_image(image, record.shakes[0])
-    frame = image.permute(2, 0, 1)[None]
-    for step, after in zip(record.steps, (*record.steps, None)[1:], strict=True):
+    size = record.source
+    for step, after in pairwise((*record.steps, Mirror())):
         if isinstance(step, Mirror):
-            frame = frame.flip(-1)
-        elif frame.shape[-2:] != (step.height, step.width):  # else a resize has cropped, too
-            if isinstance(step, Crop):
-                frame = frame[..., step.top :, step.left :][..., : step.height, : step.width]
-            else:
-                whole = Crop(0, 0, step.height, step.width)
-                frame = resize_part(frame, step, after if isinstance(after, Crop) else whole)
-    return frame[0].permute(1, 2, 0)
+            image = image.flip(1)
+            continue
+        if isinstance(step, Resize):
+            image = resize_part(image, size, step, after if isinstance(after, Crop) else None)
+        elif image.shape[:2] != (step.height, step.width):  # else a resize has cropped, too
+            image = image[step.top :, step.left :][: step.height, : step.width]
+        size = (step.height, step.width)
+    return image
 
 
-def resize_part(frame: Tensor, resize: Resize, crop: Crop) -> Tensor:
-    """Resize `[1, 3, H, W]`, but make only what a crop of the new size keeps."""
-    height, width = frame.shape[-2:]
-    rows, new_height, kept_rows = find_part(height, resize.height, crop.top, crop.height)
-    columns, new_width, kept_columns = find_part(width, resize.width, crop.left, crop.width)
-    part = frame[..., rows, columns].contiguous(memory_format=torch.channels_last)
+def resize_part(image: Tensor, old: Size, resize: Resize, crop: Crop | None) -> Tensor:
+    """Resize `[H, W, 3]` of this old size, or what is there of it, but make only what is kept."""
+    size = (resize.height, resize.width)
+    if crop is None and size == old:
+        return image
+    crop = crop or Crop(0, 0, *size)
+    rows, new_height, kept_rows = find_part(old[0], size[0], crop.top, crop.height)
+    columns, new_width, kept_columns = find_part(old[1], size[1], crop.left, crop.width)
+    part = (image[rows, columns] if image.shape[:2] == old else image).contiguous()
+    part = part[None].permute(0, 3, 1, 2)  # with these strides, not those of a [None] behind
     part = part.float() if part.is_cuda else part  # no resize of bytes there
-    size, scales = (new_height, new_width), (resize.height / height, resize.width / width)
+    scales = (size[0] / old[0], size[1] / old[1])
     # what `interpolate` calls, which takes a size or scales, not both
-    part = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)
-    part = part[..., kept_rows, kept_columns]
+    part = torch.ops.aten._upsample_bilinear2d_aa(part, (new_height, new_width), False, *scales)
+    part = part[0, :, kept_rows, kept_columns].permute(1, 2, 0)
     return part.round().clamp(0, 255).byte() if part.is_cuda else part
 
 
@@ -181,9 +202,7 @@ class FrameDecoder:
         if device not in ("cpu", "mixed"):
             raise ValueError(f'device must be "cpu" or "mixed", not {device!r}')
         if device == "mixed" and not torch.cuda.is_available():
-            raise ValueError(
-                'device="mixed" decodes on a CUDA GPU and there is none; use device="cpu"'
-            )
+            raise ValueError('device="mixed" needs a CUDA GPU and there is none; use device="cpu"')
         self._options = {
             "batch_size": max_frames,
             "num_threads": threads,
@@ -208,14 +227,16 @@ class FrameDecoder:
             DecodeError: If any image is broken; the decoder stays usable.
         """
         feeds: dict[str, list[Any]] = {"images": [np.frombuffer(it, np.uint8) for it in images]}
-        if self._device == "mixed":
+        if self._device == "cpu":
+            regions, dtype = list(map(source_part, records)), "int32"
+        else:
             # a shaken image comes as it is, the others need nothing more
             first = [replace(it, steps=()) if it.shakes else it for it in records]
-            regions = [image_region(record) for record in first]
-            feeds["start"] = [np.array(region[0], np.float32) for region in regions]
-            feeds["end"] = [np.array(region[1], np.float32) for region in regions]
+            regions, dtype = list(map(image_region, first)), "float32"
             feeds["size"] = [np.array(record.size, np.float32) for record in first]
             records = [it if it.shakes else replace(it, steps=()) for it in records]
+        for corner, name in enumerate(("start", "end")):
+            feeds[name] = [np.array(region[corner], dtype) for region in regions]
         with self._alone:
             self._pipeline = self._pipeline or _build_pipeline(self._device, **self._options)
             try:
@@ -248,16 +269,20 @@ def recolour(frame: Tensor, colour: Colour, *, wrap: bool = False) -> Tensor:
     Returns:
         The frame, clipped to 0 to 255 and not rounded, unless it wraps.
     """
-    for channel in frame if colour.brightness else ():  # one by one stays in the caches
+    channels = frame.unbind()
+    for channel in channels if colour.brightness else ():  # one by one stays in the caches
         channel.add_(colour.brightness).clamp_(0.0, 255.0)
     changed = not colour.contrast == colour.saturation == 1.0
+    scale = colour.contrast * colour.saturation
     if colour.saturation != 1.0:
-        highest = torch.maximum(torch.maximum(frame[0], frame[1]), frame[2])
+        highest = torch.maximum(channels[0], channels[1])
+        highest = torch.maximum(highest, channels[2], out=highest)
         highest.mul_(colour.contrast * (1.0 - colour.saturation))
-    for channel in frame if changed else ():
-        channel.mul_(colour.contrast * colour.saturation)
+    for channel in channels if changed else ():
         if colour.saturation != 1.0:
-            channel.add_(highest)
+            torch.add(highest, channel, alpha=scale, out=channel)
+        else:
+            channel.mul_(scale)
         if not wrap:
             channel.clamp_(0.0, 255.0)
     return frame.trunc_().remainder_(256.0) if wrap else frame
@@ -291,8 +316,7 @@ class Collator:
         height, width = (-(-max(r.size[i] for r in records) // pad_to) * pad_to for i in (0, 1))
         device = pixels[0].device
         frames = self._take((len(records), num_frames, 3, height, width), device)
-        mean = torch.tensor(MEAN).mul_(255.0).tolist()
-        scale = torch.tensor(DEVIATION).mul_(255.0).reciprocal_().tolist()
+        shifts = [torch.tensor(-mean / scale) for mean, scale in zip(MEAN, DEVIATION, strict=True)]
         for number, (b, t) in enumerate(np.ndindex(frames.shape[:2])):
             record = records[b]
             h, w = record.size
@@ -300,11 +324,12 @@ class Collator:
             frames[b, t, :, :h, w:] = 0.0
             frame = frames[b, t, :, :h, :w]
             colour = record.colours[t] if record.colours else Colour()
-            for channel, source in zip(frame, colour.channels, strict=True):
-                channel.copy_(pixels[number][..., source])
+            planes, channels = pixels[number].unbind(-1), frame.unbind()
+            for channel, source in zip(channels, colour.channels, strict=True):
+                channel.copy_(planes[source])
             recolour(frame, colour, wrap=record.published)
-            for channel, less, times in zip(frame, mean, scale, strict=True):
-                channel.sub_(less).mul_(times)
+            for channel, scale, shift in zip(channels, DEVIATION, shifts, strict=True):
+                torch.add(shift, channel, alpha=1 / (255 * scale), out=channel)
         return frames
 
     def _take(self, shape: tuple[int, ...], device: torch.device) -> Tensor:

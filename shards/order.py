@@ -149,9 +149,8 @@ def _set_order(
         return np.empty(0, np.int64)
     first, last = epoch * take, (epoch + 1) * take - 1
     rounds = range(first // len(items), last // len(items) + 1)
-    row = np.concatenate(
-        [_permute(items, Draws(seed, ORDER, r, number), block_shards) for r in rounds]
-    )
+    streams = (Draws(seed, ORDER, it, number) for it in rounds)
+    row = np.concatenate([_permute(items, draws, block_shards) for draws in streams])
     start = first - rounds[0] * len(items)
     return row[start : start + take]
 

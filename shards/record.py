@@ -169,7 +169,7 @@ def transform_masks(
     for new, mask, box in zip(moved, masks, boxes, strict=True):
         if box is not None:
             y, x = _reach(rows, box[1], box[3]), _reach(columns, box[0], box[2])
-            new[y, x] = mask[rows[y]].take(columns[x], axis=1)
+            new[y, x] = mask.T[columns[x]].take(rows[y], axis=1).T  # as masks lie in memory
     return moved
 
 

@@ -135,21 +135,15 @@ def decode_mask(rle: Rle) -> BoolArray:
     """Expand a mask.
 
     Returns:
-        `[H, W]`, True on the object.
+        `[H, W]`, True on the object; columns lie one behind the other, as in the run lengths.
 
     Raises:
         ShardError: If the run lengths do not fill the mask exactly.
     """
-    runs, mask = _run_lengths(rle), np.zeros((rle.height, rle.width), bool)
-    end = int(runs[: len(runs) // 2 * 2].sum())
-    first, last = int(runs[0]) // rle.height, -(-end // rle.height)
-    if end:  # expand and turn only the columns from the first to the last with something in them
-        runs[0] -= first * rle.height
-        if len(runs) % 2:
-            runs[-1] = last * rle.height - end
-        columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        mask[:, first:last] = columns.reshape(last - first, rle.height).T
-    return mask
+    runs, mask = _run_lengths(rle), np.zeros(rle.width * rle.height, bool)
+    first, end = int(runs[0]), int(runs[: len(runs) // 2 * 2].sum())
+    mask[first:end] = np.repeat(np.arange(len(runs) - 1) % 2 == 0, runs[1:])[: end - first]
+    return mask.reshape(rle.width, rle.height).T
 
 
 def mask_area(rle: Rle) -> int:
@@ -164,15 +158,15 @@ def _run_lengths(rle: Rle) -> npt.NDArray[np.int64]:
     number two before.
     pycocotools reads past the end of counts that are too short; this refuses them, and is faster.
     """
-    codes = np.frombuffer(rle.counts, np.uint8).astype(np.int64) - 48
-    (ends,) = np.nonzero((codes & 32) == 0)
-    if len(ends) and ends[-1] == len(codes) - 1 and codes.min() >= 0 and codes.max() < 64:
-        lengths = np.diff(ends, prepend=-1)
-        starts = ends - lengths + 1
+    codes = np.frombuffer(rle.counts, np.uint8) - np.uint8(48)  # below 48 becomes large
+    ends = np.flatnonzero(codes < 32)
+    if len(ends) and ends[-1] == len(codes) - 1 and codes.max() < 64:
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        lengths = ends - starts + 1
         shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
         if lengths.max() <= 7:
-            runs = np.add.reduceat((codes & 31) << shifts, starts)
-            runs -= ((codes[ends] & 16) != 0) * (np.int64(1) << 5 * lengths)
+            runs = np.add.reduceat((codes & 31).astype(np.int64) << shifts, starts)
+            runs -= (codes[ends] >= 16) * (np.int64(1) << 5 * lengths)
             runs[1::2] = runs[1::2].cumsum()
             runs[2::2] = runs[2::2].cumsum()
             if runs.min() >= 0 and runs.sum() == rle.height * rle.width:

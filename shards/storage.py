@@ -243,13 +243,9 @@ class Storage:
     def _error(self, name: str, error: Exception) -> ShardError:
         where = f"{self}/{name}" if name else str(self)
         if isinstance(error, FileNotFoundError):
-            return DamageError(
-                f"{where}: no such file; check the address, or build the shards again"
-            )
+            return DamageError(f"{where}: no such file; check the address, or build it again")
         reason = _redact(str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
-        return ShardError(
-            f"{where}: {reason[:300]}; check the address, your access and the space left"
-        )
+        return ShardError(f"{where}: {reason[:300]}; check the address, your access and free space")
 
 
 def coalesce(spans: Sequence[Span], gap: int) -> tuple[list[int], list[int], list[int]]:

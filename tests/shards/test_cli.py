@@ -69,7 +69,7 @@ def test_full_verification_names_every_damaged_shard(
     assert main(["verify", str(copy), "--full"]) == 1
     said = capsys.readouterr().err
     assert "000000-of" not in said
-    assert "000001-of-000004.tar: its SHA-256 is not that of the manifest" in said
+    assert "000001-of-000004.tar: its SHA-256 is not the manifest's" in said
     assert "000002-of-000004.tar: its SHA-256" in said
 
 

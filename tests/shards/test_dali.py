@@ -6,7 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
-from shards.dali import DEVIATION, MEAN, Collator, DecodeError, FrameDecoder, recolour, reshape
+from shards.dali import (
+    DEVIATION,
+    MEAN,
+    Collator,
+    DecodeError,
+    FrameDecoder,
+    recolour,
+    reshape,
+    source_part,
+)
 from shards.record import Colour, Crop, Mirror, Record, Resize
 from tests.shards.sample_videos import encode_image
 
@@ -68,6 +77,26 @@ def test_a_resize_before_a_crop_makes_what_the_whole_resize_makes() -> None:
         off = (found - wanted[: crop.height, : crop.width]).abs().float()
         assert off.mean() < 0.5
         assert off.max() <= 2
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_decoding_what_a_crop_keeps_makes_the_same_bits(
+    decoder: FrameDecoder, extension: str
+) -> None:
+    draw, size, smaller = np.random.default_rng(4).integers, (120, 160), 0
+    image = encode_image(picture(5, size), extension)
+    whole = torch.from_numpy(decode_pil(image).copy())
+    for case in range(40):
+        new = (int(draw(80, 161)), int(draw(100, 201)))
+        height, width = map(int, draw(40, new))
+        crop = Crop(int(draw(new[0] - height + 1)), int(draw(new[1] - width + 1)), height, width)
+        mirrors = (Mirror(),) * (case % 3)
+        record = Record(size, (*mirrors, Resize(*new), crop, Resize(64, 48)))
+        first, last = source_part(record)
+        smaller += np.prod(np.subtract(last, first)) < 0.7 * 120 * 160
+        (found,) = decoder.decode([image], [record])
+        np.testing.assert_array_equal(found.numpy(), reshape(whole, record).numpy())
+    assert smaller > 10
 
 
 def test_what_was_decoded_outlives_the_decoder(decoder: FrameDecoder) -> None:
