@@ -245,7 +245,7 @@ class FrameDecoder:
                 (self._output,) = self._pipeline.run()
             except RuntimeError as error:
                 self.close()
-                reasons = [line for line in str(error).splitlines() if "failure" in line.lower()]
+                reasons = [line for line in str(error).splitlines() if "fail" in line.lower()]
                 raise DecodeError((reasons or str(error).splitlines() or ["unknown"])[0]) from error
             found = [torch.utils.dlpack.from_dlpack(it) for it in self._output]
         return list(map(reshape, found, records))
