@@ -123,7 +123,7 @@ def test_a_broken_image_is_told_and_the_decoder_goes_on(decoder: FrameDecoder) -
     good, record = encode_image(picture(), "jpg"), Record(SIZE, ())
     short = good[: len(good) * 3 // 4]
     for bad in (good[:100], b"", b"no image at all", encode_image(picture(), "png")[:200], short):
-        with pytest.raises(DecodeError, match="(?i)fail|empty"):
+        with pytest.raises(DecodeError, match=r"(?i)fail|empty"):
             decoder.decode([good, bad], [record] * 2)
         (found,) = decoder.decode([good], [record])
         np.testing.assert_array_equal(found.numpy(), decode_pil(good))
