@@ -32,12 +32,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from sgmg import metrics
-from sgmg.mask_files import TREE, Tree, open_tree, read_mask, write_mask, write_submission
-from sgmg.overlay import draw_masks, sheet
-from sgmg.predictor import Prediction, Predictor, merge_objects, restore
-from sgmg.report import Row, inspection, write_report
-from sgmg.resume import find_checkpoint
+from sgmg.evaluation import metrics
+from sgmg.evaluation.report import Row, inspection, write_report
+from sgmg.inference.predictor import Prediction, Predictor, merge_objects, restore
+from sgmg.masks.overlay import draw_masks, sheet
+from sgmg.masks.png_masks import TREE, Tree, open_tree, read_mask, write_mask, write_submission
+from sgmg.training.checkpoints import find_checkpoint
 from shards import Expression, ShardError, ShardSet, Video, decode_mask
 
 Masks = NDArray[np.bool_]

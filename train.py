@@ -27,19 +27,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from evaluate import validate
 from sgmg import SgMg, SgMgConfig
-from sgmg.journal import ProgressBar
-from sgmg.matcher import Targets
-from sgmg.memory import peak_memory, recompute_blocks
-from sgmg.optim import make_schedule, parameter_groups
-from sgmg.replay import replay
-from sgmg.resume import find_checkpoint
-from sgmg.run import Run
-from sgmg.text_encoder import tiny_text_config, train_tokenizer
-from sgmg.update import Share
+from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.training.checkpoints import find_checkpoint
+from sgmg.training.journal import ProgressBar
+from sgmg.training.matcher import Targets
+from sgmg.training.memory import peak_memory, recompute_blocks
+from sgmg.training.optim import make_schedule, parameter_groups
+from sgmg.training.replay import replay
+from sgmg.training.run import Run
+from sgmg.training.update import Share
 from shards import Batch, ClipLoader, ShardCache, ShardError, ShardSet
-from shards.augment import Augmentation
-from shards.clips import ClipSampling
-from shards.storage import Storage
+from shards.storage.storage import Storage
+from shards.stream.augment import Augmentation
+from shards.stream.sampling import ClipSampling
 
 INTERRUPTED = 75  # exit code: saved at SIGTERM, to be started again with --resume auto
 

@@ -22,10 +22,10 @@ import numpy as np
 from PIL import Image
 
 from preprocess.build_shards import Build, open_set, settings_of
-from shards.columns import IndexWriter
-from shards.schema import Expression, Frame, Rle, Video
-from shards.storage import Span
-from shards.writer import build_set
+from shards.build.writer import build_set
+from shards.format.index import IndexWriter
+from shards.format.schema import Expression, Frame, Rle, Video
+from shards.storage.storage import Span
 
 FRAMES = 30
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from sgmg import SgMg, SgMgConfig, best_query, every_query
-from sgmg.outputs import VisualFeatures
-from sgmg.text_encoder import train_tokenizer
+from sgmg.network.outputs import VisualFeatures
+from sgmg.network.text_encoder import train_tokenizer
 
 TEXTS = [
     f"{size} {thing} on the {side}"

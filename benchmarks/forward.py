@@ -22,11 +22,11 @@ from torch import Tensor
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from sgmg import SgMg, SgMgConfig, best_query, every_query
-from sgmg import deformable_attention as attention
-from sgmg import deformable_transformer as transformer
-from sgmg.spectrum import SpectralFilter
-from sgmg.text_encoder import Tokens
-from sgmg.video_swin import WindowAttention
+from sgmg.network import deformable_attention as attention
+from sgmg.network import deformable_transformer as transformer
+from sgmg.network.backbones.video_swin import WindowAttention
+from sgmg.network.spectral_filter import SpectralFilter
+from sgmg.network.text_encoder import Tokens
 
 ROBERTA = {
     "model_type": "roberta",

@@ -37,11 +37,11 @@ from torch.profiler import profile
 from torch.utils.data import DataLoader
 
 from sgmg import SgMg, SgMgConfig, best_query
-from sgmg.losses import Criterion, normaliser
-from sgmg.matcher import Matcher, Targets
-from sgmg.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.training.losses import Criterion, normaliser
+from sgmg.training.matcher import Matcher, Targets
 from shards import Batch, ClipLoader
-from shards.augment import Augmentation
+from shards.stream.augment import Augmentation
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

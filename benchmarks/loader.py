@@ -37,12 +37,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shards import ClipLoader, Expression, Frame, Plan, Rle, Video, build_set, encode_mask
-from shards.augment import Augmentation, draw_augmentation
-from shards.clips import ClipSampling, clip_frames
-from shards.dali import DEVIATION, MEAN
-from shards.order import Draws
-from shards.record import Colour, Crop, Mirror, Record, mirror_words
-from shards.schema import decode_mask
+from shards.format.schema import decode_mask
+from shards.stream.augment import Augmentation, draw_augmentation
+from shards.stream.decode import DEVIATION, MEAN
+from shards.stream.order import Draws
+from shards.stream.sampling import ClipSampling, clip_frames
+from shards.stream.transform import Colour, Crop, Mirror, Record, mirror_words
 
 HEIGHT, WIDTH, LENGTH, NUM_FRAMES, BATCH = 480, 854, 30, 5, 2
 TEXT = "the round thing on the left"

@@ -21,8 +21,8 @@ CHILD = """
 import resource, sys
 from pathlib import Path
 from sgmg import Predictor
-from sgmg.predict import segment
-from sgmg.video import open_frames
+from sgmg.inference.command import segment
+from sgmg.inference.video_io import open_frames
 predictor = Predictor.load(sys.argv[1], window=16, short_side=48, continuity=0.3)
 video, out = Path(sys.argv[2]), Path(sys.argv[3])
 segment(predictor, open_frames(video), ["a red circle", "a square"], out)
@@ -33,7 +33,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def save_network(folder: Path) -> None:
     """A network small enough for ten thousand frames."""
     from sgmg import SgMg, SgMgConfig
-    from sgmg.text_encoder import tiny_text_config, train_tokenizer
+    from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
 
     tokenizer = train_tokenizer(["a red circle", "a square"])
     sizes = {"hidden": 32, "heads": 4, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
@@ -44,7 +44,7 @@ def save_network(folder: Path) -> None:
 
 def draw(path: Path, frames: int) -> None:
     """A square that walks over noise."""
-    from sgmg.video import video_writer
+    from sgmg.inference.video_io import video_writer
 
     noise = np.random.default_rng(0).integers(0, 90, (48, 64, 3), np.uint8)
     with video_writer(path, Fraction(25)) as add:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from shards.clips import ClipSampling, clip_frames
-from shards.index import ShardSet
-from shards.schema import dump_json, encode_mask
-from shards.storage import Span, coalesce
+from shards.format.schema import dump_json, encode_mask
+from shards.format.shard_set import ShardSet
+from shards.storage.storage import Span, coalesce
+from shards.stream.sampling import ClipSampling, clip_frames
 
 CLIPS_A_VIDEO = 200
 NUM_FRAMES = 5

@@ -14,9 +14,9 @@ import json
 from loader import build_videos, make_video
 
 from shards import ShardSet
-from shards.augment import Augmentation
-from shards.clips import ClipSampling
-from shards.source import ClipSource
+from shards.stream.augment import Augmentation
+from shards.stream.clip_source import ClipSource
+from shards.stream.sampling import ClipSampling
 
 URL = "memory://bench-ranges"
 GAPS = {"0": 0, "header": 4096, "1 frame": None, "2 frames": 2.4, "5 frames": 6.0}

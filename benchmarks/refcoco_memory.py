@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from preprocess.refcoco import PUBLISHED, REFS, SPLITS, open_refcoco
+from preprocess.readers.refcoco import PUBLISHED, REFS, SPLITS, open_refcoco
 
 ANNOTATIONS = {"refcoco": 196_771, "refcoco+": 196_737, "refcocog": 208_960}
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgmg.metrics import contour_accuracy, region_similarity
+from sgmg.evaluation.metrics import contour_accuracy, region_similarity
 
 HEIGHT, WIDTH, TURN = 480, 854, 100
 Mask = NDArray[np.bool_]
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=1000)
     frames = parser.parse_args().frames
-    seconds = {"loop": 0.0, "sgmg.metrics": 0.0}
+    seconds = {"loop": 0.0, "sgmg.evaluation.metrics": 0.0}
     difference = 0.0
     for turn in range(0, frames, TURN):
         count = min(TURN, frames - turn)
@@ -67,12 +67,12 @@ def main() -> None:
         ours = np.stack([region_similarity(prediction, truth), contour_accuracy(prediction, truth)])
         middle = time.process_time()
         slow = np.array([frame_scores(*pair) for pair in zip(prediction, truth, strict=True)]).T
-        seconds["sgmg.metrics"] += middle - start
+        seconds["sgmg.evaluation.metrics"] += middle - start
         seconds["loop"] += time.process_time() - middle
         difference = max(difference, float(np.abs(ours - slow).max()))
     for name, spent in seconds.items():
         print(f"{name:<14} {1000 * spent / frames:8.2f} ms of one core a frame")
-    speedup = round(seconds["loop"] / seconds["sgmg.metrics"], 1)
+    speedup = round(seconds["loop"] / seconds["sgmg.evaluation.metrics"], 1)
     print(json.dumps({"frames": frames, "speedup": speedup, "max_abs_difference": difference}))
 
 

@@ -13,7 +13,7 @@ import json
 
 import numpy as np
 
-from shards.order import Items, epoch_order
+from shards.stream.order import Items, epoch_order
 
 
 def make_items(videos: int, shards: int) -> Items:

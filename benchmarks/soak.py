@@ -17,8 +17,8 @@ import torch
 from loader import build_videos, make_video
 
 from shards import ClipLoader
-from shards.augment import Augmentation
-from shards.clips import ClipSampling
+from shards.stream.augment import Augmentation
+from shards.stream.sampling import ClipSampling
 
 URL = "memory://bench-soak"
 

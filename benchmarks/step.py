@@ -1,4 +1,4 @@
-"""What training through `sgmg.update` costs over a plain loop, and what recomputing saves.
+"""What training through `sgmg.training.update` costs over a plain loop, and what recomputing saves.
 
     python benchmarks/step.py                   # Video-Swin-T, clips of 3x160x256 on the CPU
     python benchmarks/step.py --small           # in seconds: checks this program
@@ -23,12 +23,12 @@ import torch
 from accelerate import Accelerator
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.losses import Criterion
-from sgmg.matcher import Matcher, Targets
-from sgmg.memory import recompute_blocks
-from sgmg.optim import make_schedule, parameter_groups
-from sgmg.text_encoder import tiny_text_config, train_tokenizer
-from sgmg.update import Share, Update
+from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.training.losses import Criterion
+from sgmg.training.matcher import Matcher, Targets
+from sgmg.training.memory import recompute_blocks
+from sgmg.training.optim import make_schedule, parameter_groups
+from sgmg.training.update import Share, Update
 
 WORDS = ["the person on the left", "a brown dog that runs"]
 RATES = {"lr": 1e-4, "backbone_lr": 5e-5, "text_lr": 1e-5, "weight_decay": 5e-4}

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.memory import BLOCKS, recompute_blocks
-from sgmg.text_encoder import Tokens, tiny_text_config
+from sgmg.network.text_encoder import Tokens, tiny_text_config
+from sgmg.training.memory import BLOCKS, recompute_blocks
 
 TEXT = 124_645_632  # parameters of RoBERTa base, in place of a small text model
 SIZES = ((160, 160), (160, 320))

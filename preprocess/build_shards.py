@@ -18,14 +18,21 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
-from preprocess import a2d_sentences, jhmdb_sentences, mevis, ref_davis17, ref_youtube_vos, refcoco
+from preprocess.dataset import Source
 from preprocess.ground_truth import write_ground_truth
+from preprocess.readers import (
+    a2d_sentences,
+    jhmdb_sentences,
+    mevis,
+    ref_davis17,
+    ref_youtube_vos,
+    refcoco,
+)
 from preprocess.reencode import Reencoded
-from preprocess.source import Source
-from preprocess.synthetic import SyntheticSettings, is_written, write_synthetic
-from shards.ray_engine import on_ray
-from shards.schema import Json, ShardError
-from shards.writer import Plan, build_set
+from preprocess.synthetic.write import SyntheticSettings, is_written, write_synthetic
+from shards.build.ray_cluster import on_ray
+from shards.build.writer import Plan, build_set
+from shards.format.schema import Json, ShardError
 
 Opener = Callable[..., Source]
 Videos = Literal["ref-davis17", "ref-youtube-vos", "a2d-sentences", "jhmdb-sentences", "mevis"]

@@ -9,10 +9,10 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from shards.index import ShardSet
-from shards.manifest import Manifest
-from shards.schema import Json, Rle, Video, dump_json, mask_area
-from shards.storage import Storage
+from shards.format.manifest import Manifest
+from shards.format.schema import Json, Rle, Video, dump_json, mask_area
+from shards.format.shard_set import ShardSet
+from shards.storage.storage import Storage
 
 FILES = {  # list of samples, ground truth in COCO's form
     ("a2d-sentences", "train"): ("a2d_sentences_single_frame_train_annotations.json", None),

@@ -7,9 +7,9 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from preprocess.files import blaming
-from preprocess.source import encode_jpeg
-from shards.schema import Frame, Video, decode_mask, encode_mask, prepare_video
+from preprocess.dataset import encode_jpeg
+from preprocess.official_files import blaming
+from shards.format.schema import Frame, Video, decode_mask, encode_mask, prepare_video
 
 
 @dataclass(frozen=True)

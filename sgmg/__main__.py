@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import tyro
 
-from sgmg.app import app
-from sgmg.convert import convert
-from sgmg.predict import predict
+from sgmg.inference.app import app
+from sgmg.inference.command import predict
+from sgmg.published.convert import convert
 
 COMMANDS = {it.__name__: it for it in (app, convert, predict)}
 

@@ -6,24 +6,25 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shards.cache import ShardCache as ShardCache
-from shards.index import ShardSet as ShardSet
-from shards.schema import Expression as Expression
-from shards.schema import Frame as Frame
-from shards.schema import Rle as Rle
-from shards.schema import ShardError as ShardError
-from shards.schema import Video as Video
-from shards.schema import decode_mask as decode_mask
-from shards.schema import decode_sample as decode_sample
-from shards.schema import encode_mask as encode_mask
-from shards.writer import Plan as Plan
-from shards.writer import build_set as build_set
+from shards.build.writer import Plan as Plan
+from shards.build.writer import build_set as build_set
+from shards.format.schema import Expression as Expression
+from shards.format.schema import Frame as Frame
+from shards.format.schema import Rle as Rle
+from shards.format.schema import ShardError as ShardError
+from shards.format.schema import Video as Video
+from shards.format.schema import decode_mask as decode_mask
+from shards.format.schema import decode_sample as decode_sample
+from shards.format.schema import encode_mask as encode_mask
+from shards.format.shard_set import ShardSet as ShardSet
+from shards.format.shard_set import register_scheme as register_scheme
+from shards.storage.cache import ShardCache as ShardCache
 
 if TYPE_CHECKING:
-    from shards.batch import Batch as Batch
-    from shards.loader import ClipLoader as ClipLoader
+    from shards.stream.batch import Batch as Batch
+    from shards.stream.loader import ClipLoader as ClipLoader
 
-_LATER = {"Batch": "shards.batch", "ClipLoader": "shards.loader"}
+_LATER = {"Batch": "shards.stream.batch", "ClipLoader": "shards.stream.loader"}
 
 
 def __getattr__(name: str) -> Any:

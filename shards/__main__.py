@@ -21,9 +21,9 @@ import google_crc32c
 import numpy as np
 import tyro
 
-from shards.index import ShardSet
-from shards.schema import ShardError, encode_video, mask_area, prepare_video
-from shards.writer import sha256_of
+from shards.build.writer import sha256_of
+from shards.format.schema import ShardError, encode_video, mask_area, prepare_video
+from shards.format.shard_set import ShardSet
 
 Url = Annotated[str, tyro.conf.Positional]
 
@@ -188,7 +188,7 @@ def preview(
         frames: How many of each.
         key: Draw the videos whose key contains this.
     """
-    from shards.preview import contact_sheet
+    from shards.commands.preview import contact_sheet
 
     shard_set = ShardSet.open(url)
     fitting = [at for at, row in enumerate(shard_set.videos) if key in row.key]
@@ -210,7 +210,7 @@ def table(lines: Iterable[Sequence[str]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; 1 if the set is damaged or cannot be read."""
-    from shards.insight import bench, plan
+    from shards.commands.plan import bench, plan
 
     commands = {it.__name__: it for it in (verify, inspect, stats, preview, plan, bench)}
     try:

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 import evaluate
-from sgmg.mask_files import open_tree, write_submission
-from sgmg.report import Row, averages, inspection
+from sgmg.evaluation.report import Row, averages, inspection
+from sgmg.masks.png_masks import open_tree, write_submission
 from shards import ShardSet
-from shards.schema import Expression, Video, decode_mask, encode_mask
-from shards.writer import Plan, build_set
+from shards.build.writer import Plan, build_set
+from shards.format.schema import Expression, Video, decode_mask, encode_mask
 from tests.processes import finish, start
 from tests.sgmg.tiny import tiny_model
 from tests.shards.sample_videos import make_video

@@ -3,8 +3,8 @@
 from typing import Any
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.checkpoint import to_published_name
-from sgmg.text_encoder import Tokens
+from sgmg.network.text_encoder import Tokens
+from sgmg.published.names import to_published_name
 from tests.golden.fixtures import Cases, pad_ids, seed_module
 
 

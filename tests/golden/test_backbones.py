@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sgmg.backbone import Backbone, build_backbone
-from sgmg.positions import resize_padding, sine_position_2d
+from sgmg.network.backbones.backbone import Backbone, build_backbone
+from sgmg.network.positions import resize_padding, sine_position_2d
 from tests.golden.fixtures import compare, hold, randn, seed_module
 
 

@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 
-from sgmg.fusion import CrossAttention
+from sgmg.network.cross_attention import CrossAttention
 from tests.golden.fixtures import compare, hold, randn, seed_module
 
 

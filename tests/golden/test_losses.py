@@ -3,9 +3,9 @@
 import pytest
 from torchvision.ops import sigmoid_focal_loss
 
-from sgmg.boxes import overlaps, to_xyxy
-from sgmg.losses import mask_terms
-from sgmg.matcher import dice_similarity
+from sgmg.network.boxes import overlaps, to_xyxy
+from sgmg.training.losses import mask_terms
+from sgmg.training.matcher import dice_similarity
 from tests.golden.fixtures import blob, compare, hold, rand, randn
 
 TOLERANCE = 1e-6

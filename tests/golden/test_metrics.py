@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sgmg.metrics import (
+from sgmg.evaluation.metrics import (
     RankedMasks,
     average_precision,
     box_precision,

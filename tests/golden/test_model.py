@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sgmg import SgMg, best_query, every_query
-from sgmg.checkpoint import config_of_published, to_published_name, without_clutter
+from sgmg.published.names import config_of_published, to_published_name, without_clutter
 from tests.golden.fixtures import case_clips, compare, hold
 from tests.golden.models import case_tokens, golden_model, published_config
 

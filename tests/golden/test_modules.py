@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sgmg.deformable_attention import DeformableAttention
-from sgmg.deformable_transformer import DeformableTransformer, Memory
-from sgmg.heads import PatchKernels, box_head, inverse_sigmoid
-from sgmg.mask_optimizer import MaskOptimizer
+from sgmg.network.deformable_attention import DeformableAttention
+from sgmg.network.deformable_transformer import DeformableTransformer, Memory
+from sgmg.network.heads import PatchKernels, box_head, inverse_sigmoid
+from sgmg.network.mask_optimizer import MaskOptimizer
 from tests.golden.fixtures import compare, hold, rand, randn, seed_module
 
 TOLERANCE = 2e-5

@@ -5,8 +5,8 @@ import torch
 
 import train
 from sgmg import SgMg
-from sgmg.checkpoint import to_published_name
-from sgmg.optim import parameter_groups
+from sgmg.published.names import to_published_name
+from sgmg.training.optim import parameter_groups
 from tests.golden.models import published_config
 
 TEXT_LAYERS = 12

@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 import evaluate
-from sgmg.predictor import Predictor, candidates, merge_objects, resized, restore
+from sgmg.inference.predictor import Predictor, candidates, merge_objects, resized, restore
 from tests.golden.fixtures import hold, rand, randn
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.clips import ClipSampling, clip_frames, list_items
-from shards.schema import Expression
+from shards.format.schema import Expression
+from shards.stream.sampling import ClipSampling, clip_frames, list_items
 from tests.golden.fixtures import hold
 from tests.golden.published_draws import FrameDraws, seed_published
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from sgmg.positions import sine_position_1d, sine_position_2d
+from sgmg.network.positions import sine_position_1d, sine_position_2d
 from tests.golden.fixtures import compare, hold
 
 

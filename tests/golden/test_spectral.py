@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sgmg.spectrum import SpectralFilter
+from sgmg.network.spectral_filter import SpectralFilter
 from tests.golden.fixtures import compare, hold, randn, seed_module
 
 HIDDEN = 256

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sgmg import LayerOutput, SgMg
-from sgmg.checkpoint import to_published_name
-from sgmg.losses import Criterion, count_visible, normaliser
-from sgmg.matcher import Matcher, Targets
-from sgmg.optim import parameter_groups
+from sgmg.published.names import to_published_name
+from sgmg.training.losses import Criterion, count_visible, normaliser
+from sgmg.training.matcher import Matcher, Targets
+from sgmg.training.optim import parameter_groups
 from tests.golden.fixtures import Entry, blob, case_clips, compare, hold
 from tests.golden.models import case_tokens, golden_model
 

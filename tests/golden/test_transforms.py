@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from shards.augment import Augmentation, draw_colours, draw_steps, resized
-from shards.dali import DEVIATION, MEAN, Collator, FrameDecoder, recolour
-from shards.record import (
+from shards.stream.augment import Augmentation, draw_colours, draw_steps, resized
+from shards.stream.clip_source import target_boxes
+from shards.stream.decode import DEVIATION, MEAN, Collator, FrameDecoder, recolour
+from shards.stream.transform import (
     Crop,
     Mirror,
     Record,
@@ -25,7 +26,6 @@ from shards.record import (
     transform_boxes,
     transform_masks,
 )
-from shards.source import target_boxes
 from tests.golden.fixtures import Cases, Entry, blob, compare, hold, read_fixture
 from tests.golden.published_draws import ColourDraws, StepDraws, seed_published
 

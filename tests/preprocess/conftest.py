@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from preprocess.source import Source
-from shards.schema import BoolArray, Video, decode_mask
+from preprocess.dataset import Source
+from shards.format.schema import BoolArray, Video, decode_mask
 
 
 def jpeg(height: int, width: int, seed: int = 0) -> bytes:

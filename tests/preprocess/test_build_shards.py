@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from preprocess.build_shards import READERS, main
-from shards.index import ShardSet
-
-from .conftest import check_round_trip, jpeg, write
+from shards.format.shard_set import ShardSet
+from tests.preprocess.conftest import check_round_trip, jpeg, write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = [

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 
 from preprocess.build_shards import Build, build
-from shards.index import ShardSet
-from shards.manifest import MANIFEST
+from shards.format.manifest import MANIFEST
+from shards.format.shard_set import ShardSet
+from tests.preprocess.conftest import jpeg, write
 from tests.shards.object_server import ObjectServer, object_server
-
-from .conftest import jpeg, write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("SGMG_KILLS", "2"))
@@ -138,7 +137,7 @@ def test_object_storage_gets_the_same_bytes_and_keeps_finished_shards(
 def test_a_shard_that_storage_refuses_is_tried_again(
     root: Path, server: ObjectServer, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shards import backends
+    from shards.storage.storage import backends
 
     refusals, commit = [1, 1], backends.ObjectStore.commit
 

@@ -13,10 +13,9 @@ import pytest
 
 from preprocess.build_shards import Build, build
 from shards.__main__ import main as shards_main
-from shards.index import ShardSet
-from shards.schema import ShardError
-
-from .trees import TREES, draw
+from shards.format.schema import ShardError
+from shards.format.shard_set import ShardSet
+from tests.preprocess.trees import TREES, draw
 
 MUTATIONS = int(os.environ.get("SGMG_MUTATIONS", "64"))
 KINDS = {  # a source that has files of each kind

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from preprocess.build_shards import main, open_set
 from shards.__main__ import main as shards_main
-from shards.index import ShardSet
-from shards.schema import Video
-
-from .conftest import decoded
-from .trees import TREES, Truth, draw
+from shards.format.schema import Video
+from shards.format.shard_set import ShardSet
+from tests.preprocess.conftest import decoded
+from tests.preprocess.trees import TREES, Truth, draw
 
 FOLDERS = count()
 

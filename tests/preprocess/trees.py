@@ -15,9 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from preprocess.jhmdb_sentences import key_of
-
-from .conftest import jpeg, write
+from preprocess.readers.jhmdb_sentences import key_of
+from tests.preprocess.conftest import jpeg, write
 
 Masks = dict[str, np.ndarray]
 

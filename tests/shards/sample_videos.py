@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.manifest import Manifest
-from shards.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
-from shards.writer import Plan, build_set
+from shards.build.writer import Plan, build_set
+from shards.format.manifest import Manifest
+from shards.format.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
 
 
 def encode_image(pixels: np.ndarray, extension: str) -> bytes:

@@ -1,0 +1,171 @@
+"""torch.compile: the network proper is one graph and gives the same numbers."""
+
+import os
+import shutil
+
+import einops
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo import trace_rules
+
+from sgmg import best_query
+from sgmg.network.backbones import backbone as backbones
+from sgmg.network.backbones.video_swin import SwinSize
+from sgmg.network.heads import Perceptron
+from sgmg.network.text_encoder import Tokens
+from sgmg.training.matcher import Matcher, Targets
+from tests.sgmg.tiny import EXPRESSIONS, clips, tiny_model
+
+long = pytest.mark.skipif(
+    "SGMG_LONG" not in os.environ, reason="compiles for minutes: set SGMG_LONG=1"
+)
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="inductor needs a C++ compiler"
+)
+ROBERTA = {
+    "model_type": "roberta",
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 32,
+    "max_position_embeddings": 20,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def _einops_as_nodes():
+    """Not traced into, which is two thirds of the work: the training graph has that."""
+    operations = (einops.rearrange, einops.reduce, einops.repeat)
+    for operation in operations:
+        torch._dynamo.allow_in_graph(operation)
+    yield
+    for operation in operations:
+        trace_rules._allowed_callable_ids.remove(id(operation))
+
+
+def hold_same(got: Tensor, want: Tensor, what: str = "", tolerance: float = 1e-5) -> None:
+    off = float((got - want).abs().max()) / max(1.0, float(want.abs().max()))
+    assert off <= tolerance, f"{what}: {off:.1e}"
+
+
+def ways(model, **settings):
+    """The forward of tokens as it is, and whole: `fullgraph` makes any break an error."""
+
+    def forward(frames, padding, tokens, select):
+        output = model(frames, padding, tokens, select)
+        return [(x.mask_logits, x.queries.class_logits, x.selected) for x in output.layers]
+
+    return forward, torch.compile(forward, fullgraph=True, **settings)
+
+
+@torch.no_grad()
+def evaluate_both_ways(model, tokens: Tokens, **settings) -> None:
+    frames, padding = clips(1, 1)
+    eager, whole = ways(model.eval(), **settings)
+    ((want, scores, chosen),) = eager(frames, padding, tokens, best_query)
+    ((got, got_scores, got_chosen),) = whole(frames, padding, tokens, best_query)
+    assert torch.equal(chosen, got_chosen)
+    hold_same(got, want, "masks")
+    hold_same(got_scores, scores, "scores")
+
+
+def train_both_ways(
+    model, tokens: Tokens, tolerance: float = 1e-5, others: int = 0, **settings
+) -> None:
+    """The matcher chooses, as in training; every gradient is compared.
+
+    What goes into a ReLU may be so near to zero that rounding decides which way its gradient goes:
+    eager gradients of `others` more inputs, the same but for noise of 1e-7, count as right, too.
+    """
+    frames, padding = clips(2, 2)
+    eager, whole = ways(model.train(), **settings)
+    generator = torch.Generator().manual_seed(0)
+    targets = Targets(
+        masks=torch.rand(2, 2, 136, 160, generator=generator) > 0.7,
+        boxes_cxcywh=torch.rand(2, 2, 4, generator=generator) * 0.3 + 0.2,
+        visible=torch.ones(2, 2, dtype=torch.bool),
+    )
+    matcher = Matcher()
+
+    def select(queries):
+        return matcher(queries, targets)
+
+    def gradients(way, frames):
+        model.zero_grad()
+        layers = way(frames, padding, tokens, select)
+        sum(m.square().mean() + s.square().mean() for m, s, _ in layers).backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    def distance(want):
+        off = [(got[n] - w).abs().max() / w.abs().max().clamp(1) for n, w in want.items()]
+        return float(max(off))
+
+    noisy = [frames + 1e-7 * torch.randn(frames.shape, generator=generator) for _ in range(others)]
+    got = gradients(whole, frames)
+    wanted = [gradients(eager, it) for it in (frames, *noisy)]
+    assert got
+    assert all(got.keys() == want.keys() for want in wanted)
+    assert min(map(distance, wanted)) <= tolerance, [*map(distance, wanted)]
+
+
+@pytest.mark.usefixtures("_einops_as_nodes")
+def test_evaluation_is_one_graph():
+    model = tiny_model(decoder_layers=1)
+    evaluate_both_ways(model, model.tokenize(EXPRESSIONS[:1]), backend="eager")
+
+
+def test_training_with_the_matcher_is_one_graph():
+    model = tiny_model(decoder_layers=1, dropout=0.0)
+    train_both_ways(model, model.tokenize(EXPRESSIONS[:2]), backend="eager")
+
+
+@long
+@pytest.mark.parametrize("backbone", ["video_swin_t", "swin_t", "resnet50"])
+def test_published_parts_are_one_graph(backbone, monkeypatch):
+    monkeypatch.setitem(backbones.SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
+    sizes = {"decoder_layers": 1, "dropout": 0.0, "drop_path": 0.0}
+    model = tiny_model(backbone=backbone, text_config=ROBERTA, **sizes)
+    ids = torch.tensor([[0, 10, 20, 2], [0, 7, 2, 1]])
+    tokens = Tokens(ids, ids != 1)
+    evaluate_both_ways(model, Tokens(ids[:1], ids[:1] != 1), backend="eager")
+    train_both_ways(model.requires_grad_(), tokens, backend="eager")
+
+
+@long
+def test_gradients_of_the_traced_backward_are_the_same():
+    model = tiny_model(dropout=0.0)
+    train_both_ways(model, model.tokenize(EXPRESSIONS[:2]), backend="aot_eager")
+
+
+@long
+@needs_compiler
+def test_inductor_gives_the_same_numbers():
+    part = Perceptron(8, 16, 4)
+    x = torch.randn(3, 8)
+    hold_same(torch.compile(part, fullgraph=True)(x), part(x))
+
+
+@long
+@needs_compiler
+def test_evaluation_through_inductor_gives_the_same_numbers():
+    model = tiny_model(decoder_layers=1, dropout=0.0)
+    evaluate_both_ways(model, model.tokenize(EXPRESSIONS[:1]), backend="inductor")
+
+
+@long
+@needs_compiler
+def test_training_through_inductor_gives_the_same_numbers():
+    model = tiny_model(decoder_layers=1, dropout=0.0)
+    tokens = model.tokenize(EXPRESSIONS[:2])
+    train_both_ways(model, tokens, 1e-4, others=8, backend="inductor")

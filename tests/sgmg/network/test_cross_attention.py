@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from sgmg.network.cross_attention import CrossAttention
+from sgmg.network.positions import sine_position_1d
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(0)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    return torch.randn(2, 3, 64, 4, 6), torch.randn(2, 5, 64), padding
+
+
+@pytest.fixture
+def fusion():
+    torch.manual_seed(1)
+    layer = CrossAttention(64, heads=4).eval()
+
+    def fuse(visual, words, padding, positions=None):
+        places = sine_position_1d(padding, 64) if positions is None else positions
+        return layer(visual, words, padding, places)
+
+    return fuse
+
+
+def test_padding_changes_nothing(fusion, inputs):
+    visual, words, padding = inputs
+    fused = fusion(visual, words, padding)
+    assert fused.shape == visual.shape
+    noisy = words.masked_fill(padding[..., None], 100.0)
+    torch.testing.assert_close(fusion(visual, noisy, padding), fused)
+    alone = fusion(visual[1:], words[1:, :3], padding[1:, :3])
+    torch.testing.assert_close(alone, fused[1:])
+
+
+def test_a_single_word_multiplies_every_pixel_alike(fusion, inputs):
+    visual, words, padding = inputs
+    factor = fusion(visual, words[:, :1], padding[:, :1]) / visual
+    torch.testing.assert_close(factor, factor[:, :1, :, :1, :1].expand_as(factor))
+
+
+def test_positions_reach_the_keys_only(fusion, inputs):
+    visual, words, padding = inputs
+    elsewhere = torch.randn_like(words)
+    assert not torch.allclose(
+        fusion(visual, words, padding), fusion(visual, words, padding, elsewhere)
+    )
+    one = words[:, :1], padding[:, :1]
+    torch.testing.assert_close(fusion(visual, *one), fusion(visual, *one, elsewhere[:, :1]))
+
+
+def test_order_of_words_matters(fusion, inputs):
+    visual, words, padding = inputs
+    swapped = words[:1].flip(1)
+    assert not torch.allclose(
+        fusion(visual[:1], words[:1], padding[:1]), fusion(visual[:1], swapped, padding[:1])
+    )

@@ -1,0 +1,35 @@
+import torch
+import torch.nn.functional as F
+
+from sgmg.network.mask_optimizer import MaskOptimizer
+
+
+def published_form(module, x, quarter, eighth):
+    """Each first convolution over mask and feature channels side by side."""
+    for feature, first, second in (
+        (eighth, module.conv1_1div8, module.conv2_1div8),
+        (quarter, module.conv1_1div4, module.conv2_1div4),
+    ):
+        x = F.interpolate(x, size=feature.shape[-2:], mode="bilinear", align_corners=False)
+        x = x + second(first(torch.cat([x, feature], 1).relu()).relu())
+    return x
+
+
+def test_splitting_the_convolution_changes_nothing():
+    torch.manual_seed(0)
+    module = MaskOptimizer(16, quarter=6, eighth=10)
+    x = torch.randn(2, 16, 9, 13)
+    quarter, eighth = torch.randn(2, 6, 18, 25), torch.randn(2, 10, 9, 13)
+    before = x.clone()
+    got = module(x, module.prepare(quarter, eighth))
+    assert torch.allclose(got, published_form(module, x, quarter, eighth), atol=1e-5)
+    assert torch.equal(x, before)
+
+
+def test_features_reach_the_mask_and_get_gradients():
+    torch.manual_seed(0)
+    module = MaskOptimizer(16, quarter=6, eighth=10)
+    features = [torch.randn(1, c, h, h, requires_grad=True) for c, h in ((6, 8), (10, 4))]
+    module(torch.randn(1, 16, 4, 4), module.prepare(*features)).square().sum().backward()
+    assert all(f.grad.abs().sum() > 0 for f in features)
+    assert all(p.grad.abs().sum() > 0 for p in module.parameters())

@@ -1,0 +1,218 @@
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from shards.format.schema import (
+    Expression,
+    Frame,
+    Rle,
+    ShardError,
+    Video,
+    decode_mask,
+    decode_masks,
+    decode_sample,
+    encode_mask,
+    encode_video,
+    image_size,
+    mask_area,
+    prepare_video,
+)
+from tests.shards.sample_videos import encode_image, make_video, message
+
+masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
+
+
+@settings(deadline=None)
+@given(masks)
+def test_a_mask_survives_the_round_trip_and_coco_reads_it(mask: np.ndarray) -> None:
+    rle = encode_mask(mask)
+    assert np.array_equal(decode_mask(rle), mask)
+    assert mask_area(rle) == mask.sum()
+    as_coco = {"size": [rle.height, rle.width], "counts": rle.counts}
+    assert np.array_equal(coco_mask.decode(as_coco), mask)
+
+
+@pytest.mark.parametrize("shape", [(480, 854), (1, 70_000), (70_000, 1)])
+def test_large_masks(shape: tuple[int, int]) -> None:
+    mask = np.zeros(shape, bool)
+    mask[-1, -1] = mask[0, 0] = True
+    assert np.array_equal(decode_mask(encode_mask(mask)), mask)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=30), st.integers(0, 40))
+def test_altered_run_lengths_are_refused_or_fill_the_mask(noise: bytes, at: int) -> None:
+    good = encode_mask(np.eye(13, 17, dtype=bool)).counts
+    bad = Rle(13, 17, good[:at] + noise + good[at + 1 :])
+    try:
+        mask = decode_mask(bad)
+    except ShardError:
+        return
+    assert mask.shape == (13, 17)
+
+
+def test_short_run_lengths_are_refused_where_coco_invents_pixels() -> None:
+    with pytest.raises(ShardError, match="do not fill"):
+        decode_mask(Rle(13, 17, b""))
+
+
+text = st.text(max_size=12)
+names = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3, unique=True)
+
+
+@st.composite
+def videos(draw: st.DrawFn) -> Video:
+    height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    objects = {name: draw(text) for name in draw(st.one_of(st.just([]), names))}
+    image = encode_image(
+        np.zeros((height, width, 3), np.uint8), extension := draw(st.sampled_from(["jpg", "png"]))
+    )
+    frames = []
+    for name in draw(names):
+        shown = draw(st.none() | st.sets(st.sampled_from([*objects, "-"])))
+        held = (
+            None
+            if shown is None
+            else {
+                it: encode_mask(draw(hnp.arrays(bool, (height, width))))
+                for it in shown & set(objects)
+            }
+        )
+        frames.append(Frame(name, image, extension, held))
+    said = [
+        Expression(
+            name,
+            draw(text),
+            tuple(draw(st.sets(st.sampled_from(list(objects))))) if objects else (),
+            draw(text),
+        )
+        for name in draw(st.one_of(st.just([]), names))
+    ]
+    return Video(
+        "k-1_A", draw(text), draw(text), draw(text), height, width, frames, objects, tuple(said)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(videos())
+def test_a_sample_survives_the_round_trip(video: Video) -> None:
+    prepared = prepare_video(video)
+    members = list(encode_video(prepared))
+    suffixes = [suffix for suffix, _ in members]
+    assert suffixes[0] == "json"
+    assert suffixes[1:] == sorted(suffixes[1:])
+    assert decode_sample({"__key__": video.key, **dict(members)}) == prepared
+    for before, after in zip(video.frames, prepared.frames, strict=True):
+        assert (before.masks is None) == (after.masks is None)
+        for name, rle in (before.masks or {}).items():
+            assert rle == (after.masks or {}).get(name, rle)
+            assert (name in (after.masks or {})) == decode_mask(rle).any()
+
+
+def test_members_are_where_the_format_puts_them() -> None:
+    video = prepare_video(make_video("v", num_frames=3, unannotated=[1], absent=[2]))
+    members = dict(encode_video(video))
+    assert list(members) == [
+        "json",
+        "000000.jpg",
+        "000000.rle.json",
+        "000001.jpg",
+        "000002.jpg",
+        "000002.rle.json",
+    ]
+    assert members["000001.jpg"] == video.frames[1].image
+    masks = json.loads(members["000000.rle.json"])
+    assert [it["id"] for it in masks] == ["2", "1"]  # in the order of the objects
+    head = json.loads(members["json"])
+    assert head["frames"] == ["00000", "00005", "00010"]
+    assert head["annotated"] == [0, 2]
+    assert head["expressions"][1]["text"] == "an “odd” café, both"
+
+
+@pytest.mark.parametrize("lost", ["json", "000001.jpg", "000002.rle.json"])
+def test_a_sample_cut_short_is_refused(lost: str) -> None:
+    members = dict(encode_video(prepare_video(make_video("v", num_frames=3))))
+    del members[lost]
+    with pytest.raises(ShardError, match=f"video v: it has no '{lost}'; its shard is cut short"):
+        decode_sample({"__key__": "v", **members})
+
+
+@pytest.mark.parametrize("head", [b"", b"[]", b"{}", b'{"format": 2}', b"\xff", b'{"format": 1}'])
+def test_a_broken_head_is_refused(head: bytes) -> None:
+    members = dict(encode_video(prepare_video(make_video("v"))))
+    with pytest.raises(ShardError, match="video v"):
+        decode_sample({"__key__": "v", **members, "json": head})
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[1]", b'{"1": "a"}', b'[{"id": "1"}]', b'[{"id": "1", "counts": "\xc3\xa9"}]']
+)
+def test_broken_masks_are_refused(data: bytes) -> None:
+    with pytest.raises(ShardError, match="holds no masks"):
+        decode_masks(data, 4, 4)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"x" * 300}])
+def test_the_size_of_an_image_is_read_from_its_head(extension: str, options: dict) -> None:
+    file = io.BytesIO()
+    Image.new("L", (300, 7)).save(file, {"jpg": "JPEG", "png": "PNG"}[extension], **options)
+    data = file.getvalue()
+    assert image_size(data) == (7, 300)
+    assert image_size(data[:12]) is None
+    assert image_size(b"") is None
+    assert image_size(b"GIF89a" * 9) is None
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_noise_behind_a_magic_number_does_no_harm(noise: bytes) -> None:
+    for magic in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"):
+        size = image_size(magic + noise)
+        assert size is None or len(size) == 2
+
+
+def test_sizes_of_genuine_frames(shared: Path) -> None:
+    frames = sorted((shared / "realdata").rglob("*.jpg"))
+    assert frames
+    for path in frames[::20]:
+        with Image.open(path) as image:
+            assert image_size(path.read_bytes()) == (image.height, image.width)
+
+
+GOOD = make_video("v", num_frames=2)
+FRAME = GOOD.frames[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"key": "a.b"}, "a key is 1 to 80"),
+        ({"key": "_a"}, "a key is 1 to 80"),
+        ({"key": "a" * 81}, "a key is 1 to 80"),
+        ({"key": "é"}, "a key is 1 to 80"),
+        ({"frames": []}, "0 frames"),
+        ({"frames": [FRAME, FRAME]}, "two frames of one name"),
+        ({"height": 37}, "36 x 52 pixels, the video has 37 x 52"),
+        ({"objects": {"1": ""}, "expressions": ()}, "mask of object '2'"),
+        ({"expressions": GOOD.expressions[:1] * 2}, "two expressions of one id"),
+        ({"expressions": (Expression("0", "x", ("7",)),)}, "names objects \\['7'\\]"),
+        ({"frames": [dataclasses.replace(FRAME, image=b"GIF89a")]}, "are no jpg image"),
+        ({"frames": [dataclasses.replace(FRAME, extension="png")]}, "are no png image"),
+        ({"frames": [dataclasses.replace(FRAME, extension="gif")]}, "is called gif"),
+    ],
+)
+def test_what_breaks_the_format_is_named(change: dict[str, object], problem: str) -> None:
+    video = dataclasses.replace(GOOD, **change)
+    with pytest.raises(ShardError, match=problem) as caught:
+        prepare_video(video)
+    assert video.key in message(caught.value)

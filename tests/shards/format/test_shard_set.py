@@ -1,0 +1,246 @@
+import pickle
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.format.index import Columns, IndexWriter
+from shards.format.manifest import MANIFEST
+from shards.format.schema import (
+    Expression,
+    ShardError,
+    Video,
+    decode_mask,
+    encode_video,
+    prepare_video,
+)
+from shards.format.shard_set import ShardSet
+from shards.storage.storage import Span
+from tests.shards.sample_videos import build_toy, make_video, message, toy_keys, toy_video
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built")
+    build_toy(out)
+    return out
+
+
+@pytest.fixture
+def copy(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "copy"))
+
+
+def test_rows_tell_what_was_written(built: Path) -> None:
+    shard_set = ShardSet.open(str(built))
+    assert sorted(row.key for row in shard_set.videos) == toy_keys()
+    assert len(shard_set) == len(shard_set.videos) == 9
+    for number, row in enumerate(shard_set.videos):
+        video = toy_video(row.key)
+        same = ("key", "video_id", "height", "width", "expressions")
+        assert [getattr(row, it) for it in same] == [getattr(video, it) for it in same]
+        assert dict(row.objects) == video.objects
+        assert list(row.objects) == list(video.objects)
+        assert list(row.frame_names) == [frame.name for frame in video.frames]
+        assert list(row.extensions) == [frame.extension for frame in video.frames]
+        assert row.annotated.tolist() == [frame.masks is not None for frame in video.frames]
+        for name, visible in row.visible.items():
+            assert visible.dtype == bool
+            assert visible.tolist() == [name in (frame.masks or {}) for frame in video.frames]
+        assert shard_set.videos.num_frames[number] == len(video.frames)
+        assert shard_set.videos.num_expressions[number] == 2
+    assert (np.diff([row.shard for row in shard_set.videos]) >= 0).all()
+
+
+def test_one_row_equals_that_of_the_walk(built: Path) -> None:
+    videos = ShardSet.open(str(built)).videos
+    for number, walked in enumerate(videos):
+        for row in (videos[number], videos[number - len(videos)]):
+            assert (row.key, row.head, row.expressions) == (
+                walked.key,
+                walked.head,
+                walked.expressions,
+            )
+            assert np.array_equal(row.images, walked.images)
+            assert np.array_equal(row.masks, walked.masks)
+    with pytest.raises(IndexError):
+        videos[9]
+
+
+def test_read_gives_the_frames_asked_for_in_their_order(built: Path) -> None:
+    shard_set = ShardSet.open(str(built))
+    for number, row in enumerate(shard_set.videos):
+        video = toy_video(row.key)
+        wanted = [len(video.frames) - 1, 0, len(video.frames) // 2, 0]
+        assert shard_set.read(number, wanted) == [video.frames[it] for it in wanted]
+        assert shard_set.video(number) == video
+    assert shard_set.read(0, []) == []
+
+
+def test_each_frame_is_fetched_by_its_range(built: Path) -> None:
+    shard_set = ShardSet.open(str(built), gap=1024)
+    number = max(range(9), key=lambda it: len(shard_set.videos[it].frame_names))
+    row, traffic = shard_set.videos[number], shard_set.storage.traffic
+    before = (traffic.requests, traffic.bytes)
+    shard_set.read(number, [0, 3, 3])
+    spans = [span for frame in (0, 3) for span in row.spans(frame)]
+    least = sum(span.size for span in spans)
+    assert traffic.requests - before[0] == 2
+    assert least <= traffic.bytes - before[1] <= least + 2 * 1024
+
+
+def test_threads_read_at_once(built: Path) -> None:
+    shard_set = ShardSet.open(str(built))
+    expected = [shard_set.video(number) for number in range(9)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(shard_set.video, list(range(9)) * 10)) == expected * 10
+
+
+def test_a_set_is_pickled_by_its_address(built: Path) -> None:
+    shard_set = ShardSet.open(str(built))
+    data = pickle.dumps(shard_set)
+    assert len(data) < 500
+    again = pickle.loads(data)
+    assert again.hash == shard_set.hash
+    assert again.read(2, [0]) == shard_set.read(2, [0])
+
+
+def test_sequential_reading_gives_every_video_once(built: Path) -> None:
+    shard_set = ShardSet.open(str(built))
+    videos = list(shard_set.sequential())
+    assert videos == [toy_video(row.key) for row in shard_set.videos]
+    assert list(shard_set.sequential([2, 0])) == [
+        video for video, row in zip(videos, shard_set.videos, strict=True) if row.shard in (0, 2)
+    ]
+
+
+def first_tar(folder: Path) -> Path:
+    return sorted(folder.glob("*.tar"))[0]
+
+
+def test_a_cut_tar_never_gives_a_shortened_video(copy: Path) -> None:
+    tar, rows = first_tar(copy), list(ShardSet.open(str(copy)).videos)
+    data = tar.read_bytes()
+    shard_set = ShardSet.open(str(copy))
+    for length in [*range(0, len(data) - 10_240, 512), 700, len(data) - 10_241]:
+        tar.write_bytes(data[:length])
+        given = []
+        with pytest.raises(ShardError) as caught:
+            given.extend(shard_set.sequential([0]))
+        assert tar.name in message(caught.value)
+        assert given == [toy_video(row.key) for row in rows[: len(given)]]
+
+
+@pytest.mark.parametrize("read", [ShardSet.sequential, lambda it: [it.video(n) for n in range(9)]])
+def test_every_flipped_bit_is_caught(copy: Path, read: Callable) -> None:
+    shard_set, tar = ShardSet.open(str(copy)), first_tar(copy)
+    data = tar.read_bytes()
+    for row in (row for row in shard_set.videos if row.shard == 0):
+        spans = [row.head] if read is ShardSet.sequential else []
+        spans += [span for frame in range(len(row.frame_names)) for span in row.spans(frame)]
+        for span in spans:
+            changed = bytearray(data)
+            changed[span.offset + span.size // 2] ^= 4
+            tar.write_bytes(changed)
+            with pytest.raises(ShardError, match=row.key):
+                list(read(shard_set))
+    tar.write_bytes(data)
+    list(read(shard_set))
+
+
+def remove(end: str) -> Callable[[Path], None]:
+    return lambda folder: sorted(folder.glob(f"*{end}"))[0].unlink()
+
+
+def cut(end: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = sorted(folder.glob(f"*{end}"))[0]
+        path.write_bytes(path.read_bytes()[:-3])
+
+    return apply
+
+
+def other_version(folder: Path) -> None:
+    path = folder / MANIFEST
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 7'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (remove(MANIFEST), "half-built one; check the address, or run its build again"),
+        (other_version, "has shard format 7, this program reads 1"),
+        (remove(".tar"), "000000-of-000003.tar: no such file"),
+        (cut(".tar"), "000000-of-000003.tar: .* bytes, should be .*; copy it again"),
+        (remove(".parquet"), "000000-of-000003.parquet: no such file"),
+        (cut(".parquet"), "000000-of-000003.parquet: not the index the manifest tells of"),
+        (shutil.rmtree, "half-built one; check the address"),
+        (cut(MANIFEST), "is no manifest of a shard set"),
+    ],
+)
+def test_open_refuses_what_is_not_whole(
+    copy: Path, damage: Callable[[Path], None], problem: str
+) -> None:
+    damage(copy)
+    with pytest.raises(ShardError, match=problem) as caught:
+        ShardSet.open(str(copy))
+    assert str(copy) in message(caught.value)
+
+
+def test_a_lost_shard_need_not_stop_the_others(copy: Path) -> None:
+    first_tar(copy).unlink()
+    shard_set = ShardSet.open(str(copy), check_shards=False)
+    for number, row in enumerate(shard_set.videos):
+        if row.shard:
+            assert shard_set.read(number, [0])[0] == toy_video(row.key).frames[0]
+        else:
+            with pytest.raises(ShardError, match=f"video {row.key}: .*tar: no such file"):
+                shard_set.read(number, [0])
+
+
+def write_index(videos: list[Video]) -> bytes:
+    index, at = IndexWriter(), 0
+    for video in videos:
+        count = len(list(encode_video(prepare_video(video))))
+        spans = [Span(at + step, 7, 2**32 - 1 - step) for step in range(count)]
+        index.add(prepare_video(video), spans)
+        at += count
+    return index.encode({"a": "b"})
+
+
+def test_columns_hold_the_extremes() -> None:
+    bare = make_video("bare", num_frames=1, unannotated=[0])
+    bare = Video(**{**vars(bare), "objects": {}, "expressions": ()})
+    said = Video(**{**vars(bare), "key": "said", "expressions": (Expression("0", "", ()),)})
+    files = [write_index([bare]), write_index([]), write_index([said, make_video("v")])]
+    columns = Columns(files)
+    rows = list(columns.rows(0, 3))
+    assert columns.shard.tolist() == [0, 2, 2]
+    assert [row.key for row in rows] == ["bare", "said", "v"]
+    assert rows[0].objects == rows[0].visible == {}
+    assert rows[0].expressions == ()
+    assert rows[1].expressions == (Expression("0", "", ()),)
+    assert rows[0].masks.tolist() == [[-1], [-1], [-1]]
+    assert rows[0].head == Span(0, 7, 2**32 - 1)
+    assert rows[2].spans(0)[1] == Span(4, 7, 2**32 - 3)
+    assert len(Columns([write_index([])])) == 0
+
+
+def test_a_file_that_is_no_index_is_refused() -> None:
+    with pytest.raises(ShardError, match="an index is damaged"):
+        Columns([b"PAR1 no"])
+
+
+def test_masks_read_back_are_the_masks_written(built: Path) -> None:
+    shard_set = ShardSet.open(str(built))
+    number = next(at for at, row in enumerate(shard_set.videos) if row.annotated.sum() > 2)
+    for frame, original in zip(
+        shard_set.video(number).frames,
+        toy_video(shard_set.videos[number].key).frames,
+        strict=True,
+    ):
+        for name, rle in (original.masks or {}).items():
+            assert np.array_equal(decode_mask((frame.masks or {})[name]), decode_mask(rle))

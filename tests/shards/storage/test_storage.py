@@ -1,0 +1,240 @@
+import os
+import pickle
+import random
+import re
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import google_crc32c
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.format.schema import DamageError, ShardError
+from shards.format.shard_set import ShardSet
+from shards.storage.backends import aws_profile
+from shards.storage.storage import Span, Storage, coalesce
+from tests.shards.object_server import (
+    Fault,
+    ObjectServer,
+    cut_short,
+    flipped,
+    forbidden,
+    hanging,
+    object_server,
+    unavailable,
+)
+from tests.shards.sample_videos import build_toy, files_of, message, toy_video
+
+DATA = random.Random(0).randbytes(50_000)
+
+
+def span(offset: int, size: int) -> Span:
+    return Span(offset, size, google_crc32c.value(DATA[offset : offset + size]))
+
+
+SPANS = [span(40_000, 100), span(10, 30), span(50, 1000), span(1060, 1), span(20_000, 5)]
+
+
+@pytest.fixture
+def server() -> Iterator[ObjectServer]:
+    with object_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable and no profile of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
+def places(server: ObjectServer, folder: Path) -> list[Storage]:
+    server.objects["/there/s.tar"] = DATA
+    (folder / "s.tar").write_bytes(DATA)
+    memory = Storage("memory://there")
+    memory.put("s.tar", DATA)
+    local = [Storage(str(folder)), Storage(folder.as_uri())]
+    return [*local, memory, Storage(f"{server.url}/there")]
+
+
+def test_every_place_gives_the_same(server: ObjectServer, tmp_path: Path) -> None:
+    for storage in places(server, tmp_path):
+        assert storage.get("s.tar") == DATA
+        assert storage.size("s.tar") == len(DATA)
+        assert storage.exists("s.tar")
+        assert not storage.exists("other.tar")
+        expected = [DATA[it.offset : it.offset + it.size] for it in SPANS]
+        assert storage.fetch("s.tar", SPANS, gap=100) == expected
+        assert storage.fetch("s.tar", SPANS, gap=0) == expected
+        assert storage.fetch("s.tar", [], 0) == []
+        with storage.stream("s.tar") as file:
+            assert file.read(7) == DATA[:7]
+            assert file.read() == DATA[7:]
+        again = pickle.loads(pickle.dumps(storage))
+        assert again.fetch("s.tar", SPANS, 0) == expected
+        assert storage.traffic.refetched == 0
+
+
+def test_missing_and_short_files_are_named(server: ObjectServer, tmp_path: Path) -> None:
+    for storage in places(server, tmp_path):
+        for ask in (storage.get, storage.size, lambda name, it=storage: it.fetch(name, SPANS, 0)):
+            with pytest.raises(ShardError, match=r"/t.tar: no such file; check") as caught:
+                ask("t.tar")
+            assert message(caught.value).startswith(str(storage))
+        for start in (len(DATA) - 5, len(DATA) + 5):  # the checksum of nothing is 0, too
+            with pytest.raises(ShardError, match=r"/s.tar: .* are cut short; copy"):
+                storage.fetch("s.tar", [Span(start, 10, 0)], 0)
+
+
+def test_ranges_are_joined_over_the_gap(server: ObjectServer) -> None:
+    server.objects["/there/s.tar"] = DATA
+    storage = Storage(f"{server.url}/there")
+    for gap, requests in ((0, 5), (10, 3), (18_939, 2), (10**6, 1)):
+        server.log.clear()
+        before = storage.traffic.bytes
+        storage.fetch("s.tar", SPANS, gap=gap)
+        assert len(server.log) == requests
+        ranges = [re.findall(r"\d+", str(asked)) for _, _, asked in server.log]
+        received = sum(int(end) + 1 - int(start) for start, end in ranges)
+        assert received == storage.traffic.bytes - before
+
+
+spans = st.builds(Span, st.integers(0, 300), st.integers(1, 60), st.just(0))
+
+
+@settings(deadline=None)
+@given(st.lists(spans, min_size=1, max_size=12), st.integers(0, 80))
+def test_ranges_cover_all_spans_and_nothing_far(spans: list[Span], gap: int) -> None:
+    starts, ends, home = coalesce(spans, gap)
+    for it, number in zip(spans, home, strict=True):
+        assert starts[number] <= it.offset
+        assert it.offset + it.size <= ends[number]
+    assert all(start > end + gap for start, end in zip(starts[1:], ends, strict=False))
+    wanted = {at for it in spans for at in range(it.offset, it.offset + it.size)}
+    for start, end in zip(starts, ends, strict=True):
+        inside = sorted(at for at in wanted if start <= at < end)
+        assert (inside[0], inside[-1]) == (start, end - 1)
+        assert all(b - a <= gap + 1 for a, b in pairwise(inside))
+
+
+@pytest.mark.parametrize("fault", [unavailable, cut_short, hanging])
+def test_a_fault_is_answered_by_asking_again(server: ObjectServer, fault: Fault) -> None:
+    server.objects["/there/s.tar"] = DATA
+    storage = Storage(f"{server.url}/there", stall=0.4)
+    server.faults = [fault, fault]
+    began = time.monotonic()
+    assert storage.fetch("s.tar", [span(100, 9_000)], 0) == [DATA[100:9_100]]
+    assert not server.faults
+    assert time.monotonic() - began < 5  # two hang for 6
+
+
+def test_a_flipped_bit_is_fetched_again_and_counted(server: ObjectServer) -> None:
+    server.objects["/there/s.tar"] = DATA
+    storage = Storage(f"{server.url}/there")
+    server.faults = [flipped]
+    wanted = [span(0, 10), span(20, 10)]
+    assert storage.fetch("s.tar", wanted, 100) == [DATA[:10], DATA[20:30]]
+    assert storage.traffic.refetched == 1
+    server.faults = [flipped, flipped, flipped]
+    with pytest.raises(
+        DamageError, match=r"s\.tar: the 10 bytes at 20 have a wrong checksum"
+    ) as it:
+        storage.fetch("s.tar", wanted, 100)
+    assert it.value.part == 1
+
+
+def test_a_refusal_is_told_without_secrets(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKPUBLIC")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "verysecret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    server.objects["/bucket/there/s.tar"] = DATA
+    server.faults = [forbidden]
+    with pytest.raises(ShardError, match=r"there/s\.tar: .*; check the address") as caught:
+        Storage("s3://bucket/there").get("s.tar")
+    assert "secret" not in message(caught.value)
+    hidden = Storage("http://user:verysecret@127.0.0.1:1/x?sig=verysecret", stall=0.1)
+    assert "verysecret" not in str(hidden)
+
+
+def test_a_set_is_built_in_and_read_from_object_storage(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    build_toy("s3://bucket/sets/toy")
+    build_toy(tmp_path)
+    stored = {name.rpartition("/")[2]: data for name, data in server.objects.items()}
+    assert stored == files_of(tmp_path)
+    puts = [name for verb, name, _ in server.log if verb == "PUT"]
+    assert puts[-1].startswith("/bucket/sets/toy/manifest.json")
+    server.log.clear()
+    build_toy("s3://bucket/sets/toy")
+    assert not [it for it in server.log if it[0] == "PUT"]
+    for url in ("s3://bucket/sets/toy", f"{server.url}/bucket/sets/toy"):
+        shard_set = ShardSet.open(url)
+        videos = list(shard_set.sequential())
+        assert videos == [toy_video(row.key) for row in shard_set.videos]
+        assert shard_set.read(3, [1, 0]) == [videos[3].frames[1], videos[3].frames[0]]
+
+
+def test_a_set_in_a_place_only_fsspec_knows(tmp_path: Path) -> None:
+    build_toy("memory://sets/toy")
+    shard_set = ShardSet.open("memory://sets/toy")
+    assert [it.key for it in shard_set.sequential()] == [row.key for row in shard_set.videos]
+    build_toy(tmp_path)
+    for name, data in files_of(tmp_path).items():
+        assert shard_set.storage.get(name) == data
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(ShardError, match=r"nowhere://x: ") as caught:
+        Storage("nowhere://x")
+    message(caught.value)
+
+
+def test_a_new_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "deep" / "er"))
+    writing = storage.new_file("a")
+    writing.__enter__().write(b"half")
+    assert not storage.exists("a")
+    assert not writing.__exit__(RuntimeError, RuntimeError(), None)
+    assert list((tmp_path / "deep" / "er").iterdir()) == []
+    with storage.new_file("a") as file:
+        file.write(b"whole")
+    assert storage.get("a") == b"whole"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ShardError, match=r"file/deeper/x: .*; check the address") as caught:
+        Storage(str(tmp_path / "file" / "deeper")).put("x", b"")
+    message(caught.value)
+
+
+def test_the_usual_profile_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert aws_profile() == {}
+    (tmp_path / "AWS_CONFIG_FILE").write_text(
+        "[default]\nregion = eu-north-1\n[profile lab]\nendpoint_url = http://store:1\n"
+    )
+    (tmp_path / "AWS_SHARED_CREDENTIALS_FILE").write_text(
+        "[lab]\naws_access_key_id = A\naws_secret_access_key = S%\n"
+    )
+    assert aws_profile() == {"region": "eu-north-1"}
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    assert aws_profile() == {
+        "endpoint": "http://store:1",
+        "access_key_id": "A",
+        "secret_access_key": "S%",
+    }
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert aws_profile() == {"endpoint": "http://store:1", "region": "us-east-1"}
