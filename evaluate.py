@@ -37,7 +37,7 @@ from sgmg.evaluation.report import Row, inspection, write_report
 from sgmg.inference.predictor import Prediction, Predictor, merge_objects, restore
 from sgmg.masks.overlay import draw_masks, sheet
 from sgmg.masks.png_masks import TREE, Tree, open_tree, read_mask, write_mask, write_submission
-from sgmg.training.checkpoints import find_checkpoint
+from sgmg.network.model_folder import find_checkpoint
 from shards import Expression, ShardError, ShardSet, Video, decode_mask
 
 Masks = NDArray[np.bool_]

@@ -32,7 +32,8 @@ from preprocess.reencode import Reencoded
 from preprocess.synthetic.write import SyntheticSettings, is_written, write_synthetic
 from shards.build.ray_cluster import on_ray
 from shards.build.writer import Plan, build_set
-from shards.format.schema import Json, ShardError
+from shards.errors import ShardError
+from shards.format.schema import Json
 
 Opener = Callable[..., Source]
 Videos = Literal["ref-davis17", "ref-youtube-vos", "a2d-sentences", "jhmdb-sentences", "mevis"]

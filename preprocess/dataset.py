@@ -11,7 +11,8 @@ from PIL import Image
 
 from preprocess import official_files as files
 from shards.build.writer import Plan
-from shards.format.schema import Expression, Frame, ShardError, Video
+from shards.errors import ShardError
+from shards.format.schema import Expression, Frame, Video
 
 Published = int | tuple[int, ...] | None
 Counts = tuple[Published, Published]  # of videos, of expressions

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shards.format.schema import Rle, ShardError, encode_mask, image_size
+from shards.errors import ShardError
+from shards.format.schema import Rle, encode_mask, image_size
 
 TAIL = 4096  # a whole JPEG ends within this many bytes of the file's end
 AGAIN = "download it again"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from shards.build.writer import Plan as Plan
 from shards.build.writer import build_set as build_set
+from shards.errors import ShardError as ShardError
 from shards.format.schema import Expression as Expression
 from shards.format.schema import Frame as Frame
 from shards.format.schema import Rle as Rle
-from shards.format.schema import ShardError as ShardError
 from shards.format.schema import Video as Video
 from shards.format.schema import decode_mask as decode_mask
 from shards.format.schema import decode_sample as decode_sample

@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 
 from shards.build.writer import sha256_of
-from shards.format.schema import ShardError, encode_video, mask_area, prepare_video
+from shards.errors import ShardError
+from shards.format.schema import encode_video, mask_area, prepare_video
 from shards.format.shard_set import ShardSet
 
 Url = Annotated[str, tyro.conf.Positional]

@@ -19,7 +19,8 @@ from scipy.io import loadmat
 
 from preprocess import official_files as files
 from preprocess.dataset import Listed, Reader, Source, expression
-from shards.format.schema import Frame, Rle, ShardError, Video, encode_mask
+from shards.errors import ShardError
+from shards.format.schema import Frame, Rle, Video, encode_mask
 
 SPLITS = ("test",)
 PUBLISHED = (928, 928)

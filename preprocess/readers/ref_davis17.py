@@ -16,7 +16,8 @@ from pathlib import Path
 from preprocess.dataset import Listed, Source, VideoFolders, expression
 from preprocess.official_files import read_json, read_text, video_folder
 from preprocess.readers.ref_youtube_vos import read_listing
-from shards.format.schema import Expression, ShardError
+from shards.errors import ShardError
+from shards.format.schema import Expression
 
 SPLITS = ("train", "val")
 PUBLISHED = {"train": (60, None), "val": (30, 244)}

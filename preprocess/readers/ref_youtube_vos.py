@@ -13,7 +13,7 @@ from typing import Any
 
 from preprocess.dataset import Listed, Source, VideoFolders, expression
 from preprocess.official_files import blaming, data_folder, first_folder, read_json
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 
 SPLITS = ("train", "valid")
 PUBLISHED = {"train": (3471, 12913), "valid": (202, 834)}

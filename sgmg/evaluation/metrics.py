@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from sgmg.masks.rle import encode_mask
 from sgmg.network.boxes import overlaps
 
 Masks = NDArray[np.bool_]
@@ -128,12 +129,6 @@ def score_best_assignment(
     )
     rows, chosen = linear_sum_assignment((j + f).mean(-1), maximize=True)
     return j[rows, chosen], f[rows, chosen]
-
-
-def encode_mask(mask: Masks) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask [H, W], ready for JSON."""
-    code: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
-    return code | {"counts": code["counts"].decode()}
 
 
 @dataclass(frozen=True)

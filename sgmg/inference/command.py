@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sgmg.evaluation.metrics import encode_mask
 from sgmg.inference.predictor import Predictor
 from sgmg.inference.video_io import Frames, open_frames, video_writer
 from sgmg.masks.overlay import PALETTE, draw_legend, draw_masks
+from sgmg.masks.rle import encode_mask
 
 LONGEST_TEXT = 300  # characters of an expression
 DEMO = Path("demo/run")

@@ -25,8 +25,8 @@ from torchvision.transforms.v2.functional import normalize, resize
 from sgmg.inference.video_io import open_frames
 from sgmg.network.boxes import overlaps, to_xyxy
 from sgmg.network.model import SgMg
+from sgmg.network.model_folder import find_checkpoint
 from sgmg.network.outputs import QueryOutput, SgMgOutput, every_query
-from sgmg.training.checkpoints import find_checkpoint
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 SMALLEST = 144  # padded pixels a side: the network refuses 128 and less

@@ -67,6 +67,21 @@ def find_folder(source: str | Path, **download: Any) -> Path:
         ) from error
 
 
+def find_checkpoint(path: Path) -> Path:
+    """The model folder `path`, or the newest checkpoint of the run folder `path`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (path / "config.json").is_file():
+        return path
+    if found := list_checkpoints(path):
+        return found[-1]
+    raise ValueError(
+        f"{path} holds no checkpoint: give a run folder of train.py, or a folder with config.json"
+    )
+
+
 def read_folder(folder: Path) -> tuple[SgMgConfig, Any, dict[str, Tensor]]:
     """Read settings, tokenizer and weights of a folder.
 
@@ -140,3 +155,14 @@ def _listed(names: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Finished checkpoints of a run, oldest first."""
+    found = [path.parent for path in run.glob("step-*/config.json")]
+    return sorted((it for it in found if it.suffix != ".partial"), key=lambda it: step_of(it.name))
+
+
+def step_of(name: str) -> int:
+    """Updates done at a checkpoint named `step-NNNNNN`."""
+    return int(name.removeprefix("step-"))

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from sgmg.network.model import SgMg
+from sgmg.network.model_folder import list_checkpoints, step_of
 
 STATE, SCORE, INDEX = "run.json", "score.json", "checkpoints.json"
 
@@ -33,7 +34,7 @@ def open_run(run: Path, *, resume: bool) -> None:
         ValueError: it holds checkpoints, and the run is not to go on from them.
     """
     run.mkdir(parents=True, exist_ok=True)
-    if not resume and (found := _checkpoints(run)):
+    if not resume and (found := list_checkpoints(run)):
         raise ValueError(
             f"{run} holds {found[-1].name} of an earlier run: go on with --resume auto, name "
             "another --out, or delete it"
@@ -89,7 +90,7 @@ def save_checkpoint(
             "before it are whole, --resume auto goes on from the newest"
         ) from error
     if accelerator.is_main_process:
-        found = _checkpoints(run)
+        found = list_checkpoints(run)
         for old in {*found[:-keep]} - {max(found, key=_score)}:
             shutil.rmtree(old.rename(old.with_suffix(".partial")))
     accelerator.wait_for_everyone()
@@ -101,21 +102,6 @@ def write_score(checkpoint: Path, score: float, rest: Mapping[str, float]) -> No
     unfinished = checkpoint / f"{SCORE}.partial"
     unfinished.write_text(json.dumps({"score": score, **rest}, indent=1), encoding="utf-8")
     unfinished.replace(checkpoint / SCORE)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The model folder `path`, or the newest checkpoint of the run folder `path`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if (path / "config.json").is_file():
-        return path
-    if found := _checkpoints(path):
-        return found[-1]
-    raise ValueError(
-        f"{path} holds no checkpoint: give a run folder of train.py, or a folder with config.json"
-    )
 
 
 def find_state(source: str, run: Path) -> Path | None:
@@ -132,7 +118,7 @@ def find_state(source: str, run: Path) -> Path | None:
         ValueError: the folder named holds no state of a run.
     """
     if source == "auto":
-        found = [path for path in _checkpoints(run) if (path / STATE).is_file()]
+        found = [path for path in list_checkpoints(run) if (path / STATE).is_file()]
         return found[-1] if found else None
     path = Path(source)
     if not (path / STATE).is_file():
@@ -158,7 +144,7 @@ def upload(checkpoint: Path, store: Store) -> None:
     with store.new_file(slot) as file, tarfile.open(fileobj=file, mode="w|") as tar:
         for path in sorted(checkpoint.iterdir(), key=lambda it: it.name == STATE):  # it is last
             tar.add(path, path.name)
-    here = {path.name for path in _checkpoints(checkpoint.parent)}
+    here = {path.name for path in list_checkpoints(checkpoint.parent)}
     index = {slot: name for slot, name in index.items() if name in here} | {slot: checkpoint.name}
     store.put(INDEX, json.dumps(index).encode())
 
@@ -166,8 +152,8 @@ def upload(checkpoint: Path, store: Store) -> None:
 def download(store: Store, run: Path) -> None:
     """Get the newest checkpoint of another place, unless the run folder has one as new."""
     copies = {name: slot for slot, name in _index(store).items()}
-    newest = max(copies, key=_step, default="")
-    if not newest or any(_step(path.name) >= _step(newest) for path in _checkpoints(run)):
+    newest = max(copies, key=step_of, default="")
+    if not newest or any(step_of(path.name) >= step_of(newest) for path in list_checkpoints(run)):
         return
     unfinished = run / f"{newest}.partial"
     try:
@@ -183,16 +169,6 @@ def download(store: Store, run: Path) -> None:
 def _index(store: Store) -> dict[str, str]:
     """Name of the checkpoint in each file of a store."""
     return json.loads(store.get(INDEX)) if store.exists(INDEX) else {}
-
-
-def _checkpoints(run: Path) -> list[Path]:
-    """Finished checkpoints of a run, oldest first."""
-    found = [path.parent for path in run.glob("step-*/config.json")]
-    return sorted((it for it in found if it.suffix != ".partial"), key=lambda it: _step(it.name))
-
-
-def _step(name: str) -> int:
-    return int(name.removeprefix("step-"))
 
 
 def _score(checkpoint: Path) -> float:

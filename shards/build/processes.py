@@ -9,7 +9,7 @@ from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

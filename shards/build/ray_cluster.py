@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from shards.build.writer import Runner, ShardTask
+from shards.errors import ShardError
 from shards.format.manifest import ShardRecord
-from shards.format.schema import ShardError
 
 _ATTEMPTS = 3
 

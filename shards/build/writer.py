@@ -15,17 +15,10 @@ from itertools import pairwise
 from typing import Any, Literal, cast
 
 from shards.build.processes import in_processes
+from shards.errors import ShardError
 from shards.format.index import IndexWriter, read_index
 from shards.format.manifest import MANIFEST, Manifest, ShardRecord, Skipped, decode_record
-from shards.format.schema import (
-    FORMAT_VERSION,
-    Json,
-    ShardError,
-    Video,
-    dump_json,
-    encode_video,
-    prepare_video,
-)
+from shards.format.schema import FORMAT_VERSION, Json, Video, dump_json, encode_video, prepare_video
 from shards.format.tar import ShardTar
 from shards.storage.storage import Storage
 

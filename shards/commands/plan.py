@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
 from shards.storage.storage import coalesce
 from shards.stream import order

@@ -11,15 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.errors import ShardError
 from shards.format.manifest import Counts
-from shards.format.schema import (
-    BoolArray,
-    Expression,
-    ShardError,
-    Video,
-    image_suffix,
-    masks_suffix,
-)
+from shards.format.schema import BoolArray, Expression, Video, image_suffix, masks_suffix
 from shards.storage.storage import Span
 
 _GROUP = 1024  # rows of a row group, and of a walk

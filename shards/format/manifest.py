@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from shards.format.schema import FORMAT_VERSION, Json, ShardError
+from shards.errors import ShardError
+from shards.format.schema import FORMAT_VERSION, Json
 from shards.storage.storage import Storage
 
 MANIFEST = "manifest.json"

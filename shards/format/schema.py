@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from shards.errors import ShardError
+
 FORMAT_VERSION = 1
 MAX_FRAMES = 1_000_000
 
@@ -25,22 +27,6 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 Extension = Literal["jpg", "png"]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 BoolArray = npt.NDArray[np.bool_]
-
-
-class ShardError(ValueError):
-    """Shards that cannot be written or read; one line: which thing, what is wrong, what to do."""
-
-
-class DamageError(ShardError):
-    """Stored bytes that are missing or wrong, however often they are fetched.
-
-    Attributes:
-        part: Which of the members or frames asked for it is; None: the whole shard.
-    """
-
-    def __init__(self, message: str, part: int | None = None) -> None:
-        super().__init__(message)
-        self.part = part
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any, BinaryIO, cast
 
 import google_crc32c
 
+from shards.errors import DamageError, ShardError
 from shards.format.index import Columns, VideoRow
 from shards.format.manifest import Manifest, ShardRecord
-from shards.format.schema import DamageError, Frame, ShardError, Video, decode_masks, decode_sample
+from shards.format.schema import Frame, Video, decode_masks, decode_sample
 from shards.storage.cache import ShardCache
 from shards.storage.storage import Span, Storage
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 from shards.storage.backends import Folder
 
 _AGAIN = 60.0  # seconds until a shard that could not be kept is tried again

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
-from shards.format.schema import DamageError, ShardError
+from shards.errors import DamageError, ShardError
 from shards.storage.backends import connect, local_folder
 from shards.storage.cache import ShardCache
 

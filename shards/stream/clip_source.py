@@ -9,7 +9,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from shards.format.schema import BoolArray, DamageError, Expression, Frame, ShardError, decode_mask
+from shards.errors import DamageError, ShardError
+from shards.format.schema import BoolArray, Expression, Frame, decode_mask
 from shards.format.shard_set import ShardSet, VideoRow
 from shards.stream import order
 from shards.stream.augment import Augmentation, draw_augmentation

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
 from shards.storage.cache import ShardCache
 from shards.stream import order

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")

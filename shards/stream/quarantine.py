@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Iterable
 
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 
 Place = tuple[int, int, int]  # set, video, frame; or set, -1, shard
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import pytest
 
 from preprocess.build_shards import Build, build
 from shards.__main__ import main as shards_main
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
 from tests.preprocess.trees import TREES, draw
 

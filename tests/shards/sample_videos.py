@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from shards.build.writer import Plan, build_set
+from shards.errors import ShardError
 from shards.format.manifest import Manifest
-from shards.format.schema import Expression, Frame, Rle, ShardError, Video, encode_mask
+from shards.format.schema import Expression, Frame, Rle, Video, encode_mask
 
 
 def encode_image(pixels: np.ndarray, extension: str) -> bytes:

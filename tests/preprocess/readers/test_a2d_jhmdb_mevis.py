@@ -20,7 +20,7 @@ from preprocess.readers.a2d_sentences import decode_video, open_a2d_sentences
 from preprocess.readers.jhmdb_sentences import open_jhmdb_sentences
 from preprocess.readers.mevis import open_mevis
 from preprocess.readers.refcoco import open_refcoco
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
 from tests.preprocess.conftest import masks_of, write
 from tests.preprocess.trees import HEIGHT, WIDTH, change_json, draw, mp4, png

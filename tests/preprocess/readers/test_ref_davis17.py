@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from preprocess.readers.ref_davis17 import ANNOTATORS, open_ref_davis17
-from shards.format.schema import ShardError, prepare_video
+from shards.errors import ShardError
+from shards.format.schema import prepare_video
 from tests.preprocess.conftest import check_round_trip, jpeg, masks_of, write
 
 VAL = ["blackswan", "car-shadow", "dance-twirl", "dog"]

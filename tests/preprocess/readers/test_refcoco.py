@@ -11,7 +11,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from preprocess.readers.refcoco import PUBLISHED, REFS, SPLITS, open_refcoco, read_plain_pickle
-from shards.format.schema import ShardError, decode_mask, prepare_video
+from shards.errors import ShardError
+from shards.format.schema import decode_mask, prepare_video
 from tests.preprocess.conftest import jpeg, masks_of, write
 
 HELD = {  # images and sentences in the genuine sample

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from shards.build.writer import Plan, ShardTar, build_set, spread
+from shards.errors import ShardError
 from shards.format.manifest import MANIFEST, Manifest
-from shards.format.schema import ShardError, Video
+from shards.format.schema import Video
 from shards.storage.storage import Storage
 from tests.shards.sample_videos import (
     build_toy,

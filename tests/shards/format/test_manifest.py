@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from shards.errors import ShardError
 from shards.format.manifest import Counts, Manifest, ShardRecord, Skipped
-from shards.format.schema import Json, ShardError
+from shards.format.schema import Json
 from tests.shards.sample_videos import message
 
 SETTINGS: dict[str, Json] = {"a": [1, None], "b": "é"}

@@ -11,11 +11,11 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from shards.errors import ShardError
 from shards.format.schema import (
     Expression,
     Frame,
     Rle,
-    ShardError,
     Video,
     decode_mask,
     decode_masks,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
 from shards.storage.cache import ShardCache
 from tests.shards.object_server import ObjectServer, object_server

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from shards import ClipLoader, ShardError, ShardSet
-from shards.format.schema import DamageError
+from shards.errors import DamageError
 from shards.storage.cache import ShardCache
 from shards.storage.storage import Span, Storage
 from shards.stream.augment import Augmentation

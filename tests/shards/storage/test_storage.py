@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.format.schema import DamageError, ShardError
+from shards.errors import DamageError, ShardError
 from shards.format.shard_set import ShardSet
 from shards.storage.backends import aws_profile
 from shards.storage.storage import Span, Storage, coalesce

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.format.schema import ShardError
+from shards.errors import ShardError
 from shards.stream.order import (
     Draws,
     Items,

@@ -1,0 +1,17 @@
+"""The errors of this package: bad data, and stored bytes that are damaged."""
+
+
+class ShardError(ValueError):
+    """Shards that cannot be written or read; one line: which thing, what is wrong, what to do."""
+
+
+class DamageError(ShardError):
+    """Stored bytes that are missing or wrong, however often they are fetched.
+
+    Attributes:
+        part: Which of the members or frames asked for it is; None: the whole shard.
+    """
+
+    def __init__(self, message: str, part: int | None = None) -> None:
+        super().__init__(message)
+        self.part = part
