@@ -236,7 +236,7 @@ def predict_ranked(
         clip = [min(max(t + k, 0), last) for k in range(-2, 3)] if last else [0]
         texts = [" ".join(it.text.lower().split()) if last else it.text for it in said]
         frames = torch.stack(list(frames_of(video, clip)))
-        found = predictor.rank(frames, texts, annotated=clip.index(t))
+        found = predictor.rank(frames, texts, target_frame=clip.index(t))
         for expression, candidates in zip(said, found, strict=True):
             name = f"{video.video_id}/{expression.id}/{frame.name}.png"
             write_mask(out, name, candidates.masks[0].numpy().astype(np.uint8) * 255)

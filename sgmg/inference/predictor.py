@@ -177,14 +177,14 @@ class Predictor:
 
     @torch.inference_mode()
     def rank(
-        self, frames: Tensor, expressions: Sequence[str], *, annotated: int = 0
+        self, frames: Tensor, expressions: Sequence[str], *, target_frame: int = 0
     ) -> list[Prediction]:
         """All queries of each expression in one frame, for benchmarks that rank them.
 
         Args:
-            frames: uint8 [T, 3, H, W], RGB; the others lend motion to the annotated frame.
+            frames: uint8 [T, 3, H, W], RGB; the others lend motion to the target frame.
             expressions: E expressions.
-            annotated: The frame that is answered for.
+            target_frame: Index of the frame whose masks are wanted.
 
         Returns:
             Candidates of each expression, on the CPU.
@@ -201,7 +201,7 @@ class Predictor:
         def select(_: slice, queries: QueryOutput) -> Tensor:
             return every_query(queries)
 
-        for output, inner in self._refer(small, expressions, select, annotated):
+        for output, inner in self._refer(small, expressions, select, target_frame):
             logits, boxes = output.queries.class_logits, output.queries.boxes_cxcywh
             masks = output.mask_logits[..., : inner[0], : inner[1]]
             found += [
@@ -243,14 +243,14 @@ class Predictor:
         small: Sequence[Tensor],
         expressions: Sequence[str],
         select: Callable[[slice, QueryOutput], Tensor],
-        annotated: int | None = None,
+        target_frame: int | None = None,
     ) -> Iterator[tuple[SgMgOutput, Size]]:
         """Outputs of a few expressions at a time, and the size without padding."""
         if not expressions:
             raise ValueError("no expressions: say what to look for")
         device = next(self.model.parameters()).device
         inputs, padding, inner = self._batch(small, device)
-        index = None if annotated is None else torch.tensor([annotated], device=device)
+        index = None if target_frame is None else torch.tensor([target_frame], device=device)
         visual = self.model.look(inputs, padding, index)
         at_once = self.expressions_at_once or (1 if device.type == "cpu" else 8)
         for first in range(0, len(expressions), at_once):

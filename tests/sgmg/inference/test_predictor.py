@@ -117,7 +117,7 @@ def test_the_query_of_highest_mean_score_is_shown(model: SgMg) -> None:
         torch.testing.assert_close(found.boxes_xyxy_px[e], boxes, atol=1e-3, rtol=0)
         assert (found.masks[e] == (restore(logits, (100, 150)) > 0)).float().mean() > 0.999
         for t in (0, 1):
-            ranked = predictor.rank(frames, [expression], annotated=t)[0]
+            ranked = predictor.rank(frames, [expression], target_frame=t)[0]
             best_first = scores[t].sort(descending=True)
             torch.testing.assert_close(ranked.scores, best_first.values, atol=1e-5, rtol=0)
             logits = output.mask_logits[0, t, best_first.indices, :height, :width]
