@@ -24,7 +24,8 @@ from PIL import Image
 from preprocess.build_shards import Build, open_set, settings_of
 from shards.build.writer import build_set
 from shards.format.index import IndexWriter
-from shards.format.schema import Expression, Frame, Rle, Video
+from shards.format.rle import Rle
+from shards.format.schema import Expression, Frame, Video
 from shards.storage.storage import Span
 
 FRAMES = 30

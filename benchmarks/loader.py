@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shards import ClipLoader, Expression, Frame, Plan, Rle, Video, build_set, encode_mask
-from shards.format.schema import decode_mask
+from shards.format.rle import decode_mask
 from shards.stream.augment import Augmentation, draw_augmentation
 from shards.stream.decode import DEVIATION, MEAN
 from shards.stream.order import Draws

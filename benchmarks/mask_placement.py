@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from shards.format.schema import dump_json, encode_mask
+from shards.format.rle import encode_mask
+from shards.format.schema import dump_json
 from shards.format.shard_set import ShardSet
 from shards.storage.storage import Span, coalesce
 from shards.stream.sampling import ClipSampling, clip_frames

@@ -10,7 +10,8 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from shards.format.manifest import Manifest
-from shards.format.schema import Json, Rle, Video, dump_json, mask_area
+from shards.format.rle import Rle, mask_area
+from shards.format.schema import Json, Video, dump_json
 from shards.format.shard_set import ShardSet
 from shards.storage.storage import Storage
 

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from shards.errors import ShardError
-from shards.format.schema import Rle, encode_mask, image_size
+from shards.format.image_header import image_size
+from shards.format.rle import Rle, encode_mask
 
 TAIL = 4096  # a whole JPEG ends within this many bytes of the file's end
 AGAIN = "download it again"

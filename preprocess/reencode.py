@@ -9,7 +9,8 @@ from PIL import Image
 
 from preprocess.dataset import encode_jpeg
 from preprocess.official_files import blaming
-from shards.format.schema import Frame, Video, decode_mask, encode_mask, prepare_video
+from shards.format.rle import decode_mask, encode_mask
+from shards.format.schema import Frame, Video, prepare_video
 
 
 @dataclass(frozen=True)

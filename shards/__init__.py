@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from shards.build.writer import Plan as Plan
 from shards.build.writer import build_set as build_set
 from shards.errors import ShardError as ShardError
+from shards.format.rle import Rle as Rle
+from shards.format.rle import decode_mask as decode_mask
+from shards.format.rle import encode_mask as encode_mask
 from shards.format.schema import Expression as Expression
 from shards.format.schema import Frame as Frame
-from shards.format.schema import Rle as Rle
 from shards.format.schema import Video as Video
-from shards.format.schema import decode_mask as decode_mask
 from shards.format.schema import decode_sample as decode_sample
-from shards.format.schema import encode_mask as encode_mask
 from shards.format.shard_set import ShardSet as ShardSet
 from shards.format.shard_set import register_scheme as register_scheme
 from shards.storage.cache import ShardCache as ShardCache

@@ -23,7 +23,8 @@ import tyro
 
 from shards.build.writer import sha256_of
 from shards.errors import ShardError
-from shards.format.schema import encode_video, mask_area, prepare_video
+from shards.format.rle import mask_area
+from shards.format.schema import encode_video, prepare_video
 from shards.format.shard_set import ShardSet
 
 Url = Annotated[str, tyro.conf.Positional]

@@ -19,7 +19,8 @@ from sgmg.evaluation.report import Row, averages, inspection
 from sgmg.masks.png_masks import open_tree, write_submission
 from shards import ShardSet
 from shards.build.writer import Plan, build_set
-from shards.format.schema import Expression, Video, decode_mask, encode_mask
+from shards.format.rle import decode_mask, encode_mask
+from shards.format.schema import Expression, Video
 from tests.processes import finish, start
 from tests.sgmg.tiny import tiny_model
 from tests.shards.sample_videos import make_video

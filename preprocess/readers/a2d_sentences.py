@@ -19,7 +19,8 @@ from PIL import Image
 from preprocess import official_files as files
 from preprocess.dataset import Listed, Reader, Source, encode_jpeg, expression
 from shards.errors import ShardError
-from shards.format.schema import Expression, Frame, Rle, Video, encode_mask
+from shards.format.rle import Rle, encode_mask
+from shards.format.schema import Expression, Frame, Video
 
 SPLITS = ("train", "test")
 PUBLISHED = {"train": (3017, 5359), "test": (737, 1295)}  # after the drops

@@ -20,7 +20,8 @@ from scipy.io import loadmat
 from preprocess import official_files as files
 from preprocess.dataset import Listed, Reader, Source, expression
 from shards.errors import ShardError
-from shards.format.schema import Frame, Rle, Video, encode_mask
+from shards.format.rle import Rle, encode_mask
+from shards.format.schema import Frame, Video
 
 SPLITS = ("test",)
 PUBLISHED = (928, 928)

@@ -18,7 +18,8 @@ from preprocess.dataset import Source, VideoFolders
 from preprocess.official_files import blaming, data_folder
 from preprocess.readers.ref_youtube_vos import read_listing
 from shards.errors import ShardError
-from shards.format.schema import Rle, Video
+from shards.format.rle import Rle
+from shards.format.schema import Video
 
 SPLITS = ("train", "valid_u", "valid")
 # expressions: of the release of 2023, of the second release

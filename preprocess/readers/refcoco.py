@@ -20,7 +20,8 @@ from pycocotools import mask as coco_mask
 
 from preprocess import official_files as files
 from preprocess.dataset import Listed, Reader, Source, expression
-from shards.format.schema import Expression, Frame, Rle, Video
+from shards.format.rle import Rle
+from shards.format.schema import Expression, Frame, Video
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
 PUBLISHED = {  # images, sentences

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from shards.format.schema import Frame, decode_mask
+from shards.format.rle import decode_mask
+from shards.format.schema import Frame
 from shards.format.shard_set import ShardSet
 
 COLOURS = (

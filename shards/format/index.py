@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from shards.errors import ShardError
 from shards.format.manifest import Counts
-from shards.format.schema import BoolArray, Expression, Video, image_suffix, masks_suffix
+from shards.format.rle import BoolArray
+from shards.format.schema import Expression, Video, image_suffix, masks_suffix
 from shards.storage.storage import Span
 
 _GROUP = 1024  # rows of a row group, and of a walk

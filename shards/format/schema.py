@@ -6,27 +6,26 @@ JSON inside them; `docs/shard_format.md` says the same in words.
 
 import json
 import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-from pycocotools import mask as coco_mask
-
 from shards.errors import ShardError
+from shards.format.image_header import PNG_SIGNATURE
+from shards.format.image_header import image_size as image_size
+from shards.format.rle import BoolArray as BoolArray
+from shards.format.rle import Rle as Rle
+from shards.format.rle import decode_mask as decode_mask
+from shards.format.rle import encode_mask as encode_mask
+from shards.format.rle import mask_area as mask_area
 
 FORMAT_VERSION = 1
 MAX_FRAMES = 1_000_000
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 Extension = Literal["jpg", "png"]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,6 @@ class Expression:
     text: str
     objects: tuple[str, ...]
     kind: str = ""
-
-
-@dataclass(frozen=True)
-class Rle:
-    """A mask as COCO's compressed run lengths.
-
-    Attributes:
-        height: In pixels.
-        width: In pixels.
-        counts: Run lengths, column by column, in COCO's ASCII code.
-    """
-
-    height: int
-    width: int
-    counts: bytes
 
 
 @dataclass(frozen=True)
@@ -105,74 +89,6 @@ class Video:
     frames: Sequence[Frame]
     objects: Mapping[str, str]
     expressions: tuple[Expression, ...]
-
-
-def encode_mask(mask: BoolArray) -> Rle:
-    """Compress a mask without loss.
-
-    Args:
-        mask: `[H, W]`, True on the object.
-    """
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return Rle(height=mask.shape[0], width=mask.shape[1], counts=encoded["counts"])
-
-
-def decode_mask(rle: Rle) -> BoolArray:
-    """Expand a mask.
-
-    Returns:
-        `[H, W]`, True on the object; columns lie one behind the other, as in the run lengths.
-
-    Raises:
-        ShardError: If the run lengths do not fill the mask exactly.
-    """
-    runs, mask = _run_lengths(rle), np.zeros(rle.width * rle.height, bool)
-    first, end = int(runs[0]), int(runs[: len(runs) // 2 * 2].sum())
-    mask[first:end] = np.repeat(np.arange(len(runs) - 1) % 2 == 0, runs[1:])[: end - first]
-    return mask.reshape(rle.width, rle.height).T
-
-
-def mask_area(rle: Rle) -> int:
-    """Number of pixels on the object; raises as `decode_mask` does."""
-    return int(_run_lengths(rle)[1::2].sum())
-
-
-def _run_lengths(rle: Rle) -> npt.NDArray[np.int64]:
-    """Lengths of the runs, off first.
-
-    A number is groups of 5 bits, low first; from the fourth on it tells the difference to the
-    number two before.
-    pycocotools reads past the end of counts that are too short; this refuses them, and is faster.
-    """
-    codes = np.frombuffer(rle.counts, np.uint8) - np.uint8(48)  # below 48 becomes large
-    ends = np.flatnonzero(codes < 32)
-    if len(ends) and ends[-1] == len(codes) - 1 and codes.max() < 64:
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        lengths = ends - starts + 1
-        shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-        if lengths.max() <= 7:
-            runs = np.add.reduceat((codes & 31).astype(np.int64) << shifts, starts)
-            runs -= (codes[ends] >= 16) * (np.int64(1) << 5 * lengths)
-            runs[1::2] = runs[1::2].cumsum()
-            runs[2::2] = runs[2::2].cumsum()
-            if runs.min() >= 0 and runs.sum() == rle.height * rle.width:
-                return runs
-    raise ShardError(
-        f"a mask's run lengths do not fill {rle.height} x {rle.width} pixels; build it again"
-    )
-
-
-def image_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width from the head of a PNG or JPEG, None if it is neither; Pillow is slower."""
-    if data.startswith(_PNG):
-        return (*struct.unpack(">II", data[16:24])[::-1],) if data[12:16] == b"IHDR" else None
-    at = 2 if data.startswith(_JPEG) else len(data)
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # the start of a frame
-            return (*struct.unpack(">HH", data[at + 5 : at + 9]),)
-        at += 1 if kind == 0xFF else 2 + length
-    return None
 
 
 def image_suffix(position: int, extension: str) -> str:
@@ -312,7 +228,7 @@ def _problems(video: Video) -> Iterator[str]:
 
 def _frame_problems(video: Video, frame: Frame) -> Iterator[str]:
     size, found = f"{video.height} x {video.width}", image_size(frame.image)
-    if found is None or frame.image.startswith(_PNG) != (frame.extension == "png"):
+    if found is None or frame.image.startswith(PNG_SIGNATURE) != (frame.extension == "png"):
         yield f"its bytes are no {frame.extension} image"
     elif found != (video.height, video.width):
         yield f"{found[0]} x {found[1]} pixels, the video has {size}"

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import DamageError, ShardError
-from shards.format.schema import BoolArray, Expression, Frame, decode_mask
+from shards.format.rle import BoolArray, decode_mask
+from shards.format.schema import Expression, Frame
 from shards.format.shard_set import ShardSet, VideoRow
 from shards.stream import order
 from shards.stream.augment import Augmentation, draw_augmentation

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from preprocess.dataset import Source
-from shards.format.schema import BoolArray, Video, decode_mask
+from shards.format.rle import BoolArray, decode_mask
+from shards.format.schema import Video
 
 
 def jpeg(height: int, width: int, seed: int = 0) -> bytes:

@@ -10,7 +10,8 @@ from PIL import Image
 from shards.build.writer import Plan, build_set
 from shards.errors import ShardError
 from shards.format.manifest import Manifest
-from shards.format.schema import Expression, Frame, Rle, Video, encode_mask
+from shards.format.rle import Rle, encode_mask
+from shards.format.schema import Expression, Frame, Video
 
 
 def encode_image(pixels: np.ndarray, extension: str) -> bytes:

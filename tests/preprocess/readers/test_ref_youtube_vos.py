@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from preprocess.official_files import read_masks
 from preprocess.readers.ref_youtube_vos import open_ref_youtube_vos
 from shards.errors import ShardError
-from shards.format.schema import decode_mask
+from shards.format.rle import decode_mask
 from tests.preprocess.conftest import check_round_trip, jpeg, masks_of, write
 
 

@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 
 from preprocess.readers.refcoco import PUBLISHED, REFS, SPLITS, open_refcoco, read_plain_pickle
 from shards.errors import ShardError
-from shards.format.schema import decode_mask, prepare_video
+from shards.format.rle import decode_mask
+from shards.format.schema import prepare_video
 from tests.preprocess.conftest import jpeg, masks_of, write
 
 HELD = {  # images and sentences in the genuine sample

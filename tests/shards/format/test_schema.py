@@ -1,69 +1,24 @@
 import dataclasses
-import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
-from pycocotools import mask as coco_mask
 
 from shards.errors import ShardError
+from shards.format.rle import decode_mask, encode_mask
 from shards.format.schema import (
     Expression,
     Frame,
-    Rle,
     Video,
-    decode_mask,
     decode_masks,
     decode_sample,
-    encode_mask,
     encode_video,
-    image_size,
-    mask_area,
     prepare_video,
 )
 from tests.shards.sample_videos import encode_image, make_video, message
-
-masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
-
-
-@settings(deadline=None)
-@given(masks)
-def test_a_mask_survives_the_round_trip_and_coco_reads_it(mask: np.ndarray) -> None:
-    rle = encode_mask(mask)
-    assert np.array_equal(decode_mask(rle), mask)
-    assert mask_area(rle) == mask.sum()
-    as_coco = {"size": [rle.height, rle.width], "counts": rle.counts}
-    assert np.array_equal(coco_mask.decode(as_coco), mask)
-
-
-@pytest.mark.parametrize("shape", [(480, 854), (1, 70_000), (70_000, 1)])
-def test_large_masks(shape: tuple[int, int]) -> None:
-    mask = np.zeros(shape, bool)
-    mask[-1, -1] = mask[0, 0] = True
-    assert np.array_equal(decode_mask(encode_mask(mask)), mask)
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=30), st.integers(0, 40))
-def test_altered_run_lengths_are_refused_or_fill_the_mask(noise: bytes, at: int) -> None:
-    good = encode_mask(np.eye(13, 17, dtype=bool)).counts
-    bad = Rle(13, 17, good[:at] + noise + good[at + 1 :])
-    try:
-        mask = decode_mask(bad)
-    except ShardError:
-        return
-    assert mask.shape == (13, 17)
-
-
-def test_short_run_lengths_are_refused_where_coco_invents_pixels() -> None:
-    with pytest.raises(ShardError, match="do not fill"):
-        decode_mask(Rle(13, 17, b""))
-
 
 text = st.text(max_size=12)
 names = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3, unique=True)
@@ -159,34 +114,6 @@ def test_a_broken_head_is_refused(head: bytes) -> None:
 def test_broken_masks_are_refused(data: bytes) -> None:
     with pytest.raises(ShardError, match="holds no masks"):
         decode_masks(data, 4, 4)
-
-
-@pytest.mark.parametrize("extension", ["jpg", "png"])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"x" * 300}])
-def test_the_size_of_an_image_is_read_from_its_head(extension: str, options: dict) -> None:
-    file = io.BytesIO()
-    Image.new("L", (300, 7)).save(file, {"jpg": "JPEG", "png": "PNG"}[extension], **options)
-    data = file.getvalue()
-    assert image_size(data) == (7, 300)
-    assert image_size(data[:12]) is None
-    assert image_size(b"") is None
-    assert image_size(b"GIF89a" * 9) is None
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=60))
-def test_noise_behind_a_magic_number_does_no_harm(noise: bytes) -> None:
-    for magic in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"):
-        size = image_size(magic + noise)
-        assert size is None or len(size) == 2
-
-
-def test_sizes_of_genuine_frames(shared: Path) -> None:
-    frames = sorted((shared / "realdata").rglob("*.jpg"))
-    assert frames
-    for path in frames[::20]:
-        with Image.open(path) as image:
-            assert image_size(path.read_bytes()) == (image.height, image.width)
 
 
 GOOD = make_video("v", num_frames=2)

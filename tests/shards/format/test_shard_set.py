@@ -10,7 +10,8 @@ import pytest
 from shards.errors import ShardError
 from shards.format.index import Columns, IndexWriter
 from shards.format.manifest import MANIFEST
-from shards.format.schema import Expression, Video, decode_mask, encode_video, prepare_video
+from shards.format.rle import decode_mask
+from shards.format.schema import Expression, Video, encode_video, prepare_video
 from shards.format.shard_set import ShardSet
 from shards.storage.storage import Span
 from tests.shards.sample_videos import build_toy, make_video, message, toy_keys, toy_video

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from shards import Batch, ClipLoader, Expression, Plan, ShardError, ShardSet, build_set
-from shards.format.schema import Frame, decode_mask
+from shards.format.rle import decode_mask
+from shards.format.schema import Frame
 from shards.stream.augment import Augmentation
 from shards.stream.clip_source import MAX_ATTEMPTS
 from shards.stream.decode import DEVIATION, MEAN, make_team
