@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 from sgmg.evaluation import metrics
 from sgmg.evaluation.report import Row, inspection, write_report
-from sgmg.inference.predictor import Prediction, Predictor, merge_objects, restore
+from sgmg.inference.postprocess import Candidates, merge_objects, restore
+from sgmg.inference.predictor import Predictor
 from sgmg.masks.overlay import draw_masks, sheet
 from sgmg.masks.png_masks import TREE, Tree, open_tree, read_mask, write_mask, write_submission
 from sgmg.network.model_folder import find_checkpoint
@@ -190,7 +191,7 @@ def frames_of(video: Video, chosen: Sequence[int]) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(image).permute(2, 0, 1)
 
 
-def predict(predictor: Predictor, how: str, video: Video, out: Path) -> dict[str, Prediction]:
+def predict(predictor: Predictor, how: str, video: Video, out: Path) -> dict[str, Candidates]:
     """Write the masks of a video; return the candidates where they are ranked, by mask name."""
     if how == "ranked":
         return dict(predict_ranked(predictor, video, out))
@@ -223,7 +224,7 @@ def folders_of(video: Video, how: str) -> dict[str, list[int]]:
 
 def predict_ranked(
     predictor: Predictor, video: Video, out: Path
-) -> Iterator[tuple[str, Prediction]]:
+) -> Iterator[tuple[str, Candidates]]:
     """All queries of every expression in the annotated frames that show its object.
 
     As published, a frame of a video is seen amid five, and words are in lower case.
@@ -258,7 +259,7 @@ def truth(video: Video, objects: Sequence[str]) -> Masks:
     return masks
 
 
-def score(how: str, video: Video, tree: Tree, ranked: Mapping[str, Prediction]) -> list[Row]:
+def score(how: str, video: Video, tree: Tree, ranked: Mapping[str, Candidates]) -> list[Row]:
     """Rows of every expression that has ground truth."""
     if not annotated_names(video):
         return []
@@ -323,7 +324,7 @@ def score_merged(video: Video, tree: Tree) -> Iterator[Row]:
             yield row_of(video, it, target, **rest)
 
 
-def score_ranked(video: Video, tree: Tree, ranked: Mapping[str, Prediction]) -> Iterator[Row]:
+def score_ranked(video: Video, tree: Tree, ranked: Mapping[str, Candidates]) -> Iterator[Row]:
     """Overlap of the best mask in every annotated frame that shows the object, and all masks."""
     for it in video.expressions:
         for target, name in zip(truth(video, it.objects), annotated_names(video), strict=True):

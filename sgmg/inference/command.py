@@ -58,8 +58,13 @@ def predict(
     check_expressions(text)
     if checkpoint is None:
         raise ValueError(WHERE + f"; {DEMO} is there: --checkpoint {DEMO}" * DEMO.is_dir())
-    sizes = {"window": window, "short_side": short_side}
-    predictor = Predictor.load(checkpoint, device, continuity=continuity, **sizes)
+    predictor = Predictor.load(
+        checkpoint,
+        device,
+        short_side=short_side,
+        window=window,
+        continuity=continuity,
+    )
     with tqdm(total=frames.count or None, unit="frame") as bar:
         overlay = segment(predictor, frames, text, out, progress=lambda _: bar.update())[0]
     print(f"overlay: {overlay}\nmasks: {masks_of(overlay)}")  # noqa: T201

@@ -8,7 +8,9 @@ import torch
 from pycocotools import mask as coco_mask
 
 import evaluate
-from sgmg.inference.predictor import Predictor, candidates, merge_objects, resized, restore
+from sgmg.inference.network_input import scaled_size
+from sgmg.inference.postprocess import merge_objects, rank_queries, restore
+from sgmg.inference.predictor import Predictor
 from tests.golden.fixtures import hold, rand, randn
 
 
@@ -56,7 +58,9 @@ def test_candidates(want, benchmark):
     boxes = rand(seed_boxes, clips, 1, queries, 4) * 0.4 + 0.2
     for i, expected in enumerate(want[benchmark]):
         (height, width), original = case["size"][i], tuple(case["orig"][i])
-        got = candidates(logits[i, 0, :, 0], masks[i, 0, :, :height, :width], boxes[i, 0], original)
+        got = rank_queries(
+            logits[i, 0, :, 0], masks[i, 0, :, :height, :width], boxes[i, 0], original
+        )
         # a2d lists queries as they come, refcoco best first; masks are stored of the first few
         for place, query in enumerate(np.argsort(expected["scores"])[::-1]):
             assert got.scores[place].item() == pytest.approx(expected["scores"][query], rel=1e-6)
@@ -72,9 +76,9 @@ def test_candidates(want, benchmark):
 def test_size_rules(table):
     tables = table("data")
     for width, height, got_width, got_height in tables["inference_resize"]["rows"]:
-        assert resized(height, width, 360) == (got_height, got_width)
+        assert scaled_size(height, width, 360) == (got_height, got_width)
     for width, height, short, long, got_width, got_height in tables["resize_table"]["rows"]:
-        assert resized(height, width, short, long) == (got_height, got_width)
+        assert scaled_size(height, width, short, long) == (got_height, got_width)
 
 
 def test_frames_are_padded_as_in_the_reference(cases, monkeypatch):

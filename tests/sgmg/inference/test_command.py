@@ -1,7 +1,6 @@
 """From a file to overlay, masks and codes; windows that hold on to their object."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,8 @@ from pycocotools import mask as coco_mask
 
 from sgmg.__main__ import main
 from sgmg.inference.command import masks_of, segment
-from sgmg.inference.predictor import Predictor, boxes_px
+from sgmg.inference.predictor import Predictor
 from sgmg.inference.video_io import open_frames
-from sgmg.network.boxes import overlaps
-from sgmg.network.outputs import every_query
 from tests.sgmg.inference.test_video_io import SIZE, picture, write_video
 from tests.sgmg.tiny import EXPRESSIONS, tiny_model
 
@@ -134,30 +131,3 @@ def test_the_demo_is_offered_where_it_is(
     (tmp_path / "demo/run").mkdir(parents=True)
     main(["predict", str(write_video(tmp_path / "in.mp4", frames=2)), "--text", "dog"])
     assert "demo/run is there: --checkpoint demo/run" in capsys.readouterr().err
-
-
-def test_continuity_weighs_overlap_with_the_window_before(predictor: Predictor) -> None:
-    coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(3))
-    frames = (torch.nn.functional.interpolate(coarse, SIZE) * 255).to(torch.uint8)
-    held = Predictor(predictor.model, short_side=144, window=2, continuity=5.0)
-    small = [held._shrink(frame) for frame in frames[2:]]
-    batch, padding, _ = held._batch(small, torch.device("cpu"))
-    with torch.no_grad():
-        output = held.model(
-            batch.expand(2, *batch.shape[1:]), padding.expand(2, -1, -1), TEXTS, every_query
-        )
-    fit = output.queries.class_logits.sigmoid().mean(1)
-    boxes = boxes_px(output.queries.boxes_cxcywh[:, 0], SIZE)
-    rows, other = torch.arange(2), fit.argmin(-1)
-    before = next(held.stream(frames[:2], TEXTS))
-    before = replace(before, boxes_xyxy_px=boxes[rows, other][:, None].expand(2, 2, 4))
-    got = held._answer(small, SIZE, TEXTS, before)
-    shared = overlaps(boxes, before.boxes_xyxy_px[:, -1:])[0]
-    want = (fit + 5 * before.scores[:, -1:] * shared).argmax(-1)
-    assert not torch.equal(want, fit.argmax(-1))  # else this test would show nothing
-    scores = output.queries.class_logits.sigmoid()
-    torch.testing.assert_close(got.scores, scores[rows, :, want], atol=1e-4, rtol=0)
-    assert got.start == 2
-    free = Predictor(predictor.model, short_side=144, window=2)
-    best = free._answer(small, SIZE, TEXTS, before).scores
-    torch.testing.assert_close(best, scores[rows, :, fit.argmax(-1)], atol=1e-4, rtol=0)

@@ -1,28 +1,22 @@
-import math
+"""Windows, streams, ranked queries: what it answers is what the network says."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import normalize, pil_to_tensor
 
 from sgmg import SgMg, SgMgConfig, every_query
-from sgmg.inference.predictor import (
-    DEVIATION,
-    MEAN,
-    Predictor,
-    boxes_px,
-    candidates,
-    merge_objects,
-    resized,
-    restore,
-)
+from sgmg.inference.network_input import NetworkInput, make_network_input, scale_frame
+from sgmg.inference.postprocess import restore, to_xyxy_px
+from sgmg.inference.predictor import Predictor, PredictorSettings, PreviousFrame, choose_queries
+from sgmg.network.outputs import QueryOutput
 from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from tests.sgmg.inference.videos import random_video, randomise_heads
 
 EXPRESSIONS = ["the red circle", "a small blue square on the left", "green"]
-SIZES = {"short_side": 144, "long_side": 208}
+SIZES: PredictorSettings = {"short_side": 144, "long_side": 208}
+FRAME_SIZE = (100, 150)  # of `random_video`
 
 
 @pytest.fixture(scope="module")
@@ -41,44 +35,38 @@ def model() -> SgMg:
         queries=3,
     )
     model = SgMg(config, tokenizer=tokenizer).eval()
-    with torch.no_grad():  # fresh heads answer the same whatever the expression
-        for head in (*model.class_heads, *model.box_heads):
-            for parameter in head.parameters():
-                parameter.normal_(0, 0.3)
+    randomise_heads(model)
     return model
 
 
-def video(frames: int, height: int = 100, width: int = 150, seed: int = 0) -> Tensor:
-    """Smooth uint8 frames [T, 3, H, W]."""
-    coarse = torch.rand(frames, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
-    return (smooth.clamp(0, 1) * 255).to(torch.uint8)
-
-
-def network_input(predictor: Predictor, frames: Tensor):
-    return predictor._batch([predictor._shrink(frame) for frame in frames], torch.device("cpu"))
+def network_input(predictor: Predictor, frames: Tensor) -> NetworkInput:
+    """What the network sees of frames [T, 3, H, W]."""
+    scaled_frames = [
+        scale_frame(frame, predictor.short_side, predictor.long_side) for frame in frames
+    ]
+    return make_network_input(scaled_frames, predictor.pad_to)
 
 
 @pytest.mark.parametrize(("at_once", "atol"), [(None, 0), (1, 0), (2, 1e-3), (8, 1e-3)])
 def test_expressions_together_are_expressions_one_by_one(
     model: SgMg, at_once: int | None, atol: float
 ) -> None:
-    frames = video(2)
-    together = Predictor(model, **SIZES, expressions_at_once=at_once).predict(frames, EXPRESSIONS)
-    assert together.masks.shape == (3, 2, 100, 150)
+    frames = random_video(2)
+    predictor = Predictor(model, **SIZES, expressions_at_once=at_once)
+    together = predictor.predict(frames, EXPRESSIONS)
+    assert together.masks.shape == (3, 2, *FRAME_SIZE)
     assert together.masks.dtype == torch.bool
     assert not together.masks.all()
     assert together.masks.any()
     for e, expression in enumerate(EXPRESSIONS):
         alone = Predictor(model, **SIZES).predict(frames, [expression])
         for name, tensor in vars(alone).items():
-            torch.testing.assert_close(
-                getattr(together, name)[e : e + 1].float(), tensor.float(), atol=atol, rtol=0
-            )
+            shared = getattr(together, name)[e : e + 1]
+            torch.testing.assert_close(shared.float(), tensor.float(), atol=atol, rtol=0)
 
 
 def test_windows_are_the_videos_cut_there(model: SgMg) -> None:
-    frames = video(5)
+    frames = random_video(5)
     whole = Predictor(model, **SIZES, window=2).predict(frames, EXPRESSIONS)
     for start in (0, 2, 4):
         part = Predictor(model, **SIZES).predict(frames[start : start + 2], EXPRESSIONS)
@@ -87,122 +75,120 @@ def test_windows_are_the_videos_cut_there(model: SgMg) -> None:
 
 
 def test_stream_answers_as_frames_come(model: SgMg) -> None:
-    taken = []
+    frames_taken = []
 
-    def camera():
-        for i, frame in enumerate(video(3)):
-            taken.append(i)
+    def camera() -> Iterator[Tensor]:
+        for index, frame in enumerate(random_video(3)):
+            frames_taken.append(index)
             yield frame
 
     stream = Predictor(model, **SIZES, window=2).stream(camera(), EXPRESSIONS)
     first = next(stream)
-    assert (first.start, first.mask_logits.shape[1], taken) == (0, 2, [0, 1])
+    assert (first.start, first.end, first.mask_logits.shape[1]) == (0, 2, 2)
+    assert frames_taken == [0, 1]
     second = next(stream)
-    assert (second.start, second.masks().shape) == (2, (3, 1, 100, 150))
+    assert (second.start, second.end) == (2, 3)
+    assert second.masks().shape == (3, 1, *FRAME_SIZE)
     assert list(stream) == []
 
 
 def test_the_query_of_highest_mean_score_is_shown(model: SgMg) -> None:
-    predictor, frames = Predictor(model, **SIZES), video(2)
-    found = predictor.predict(frames, EXPRESSIONS)
-    inputs, padding, (height, width) = network_input(predictor, frames)
+    predictor = Predictor(model, **SIZES)
+    frames = random_video(2)
+    prediction = predictor.predict(frames, EXPRESSIONS)
+    clip = network_input(predictor, frames)
+    height, width = clip.inner_size
     for e, expression in enumerate(EXPRESSIONS):
         with torch.no_grad():
-            output = model(inputs, padding, [expression], every_query)
+            output = model(clip.frames, clip.padding, [expression], every_query)
         scores = output.queries.class_logits[0].sigmoid()
         best = int(scores.mean(0).argmax())
-        logits = output.mask_logits[0, :, best, :height, :width]
-        boxes = boxes_px(output.queries.boxes_cxcywh[0, :, best], (100, 150))
-        torch.testing.assert_close(found.scores[e], scores[:, best], atol=1e-5, rtol=0)
-        torch.testing.assert_close(found.boxes_xyxy_px[e], boxes, atol=1e-3, rtol=0)
-        assert (found.masks[e] == (restore(logits, (100, 150)) > 0)).float().mean() > 0.999
+        mask_logits = output.mask_logits[0, :, :, :height, :width]
+        boxes = to_xyxy_px(output.queries.boxes_cxcywh[0, :, best], FRAME_SIZE)
+        torch.testing.assert_close(prediction.scores[e], scores[:, best], atol=1e-5, rtol=0)
+        torch.testing.assert_close(prediction.boxes_xyxy_px[e], boxes, atol=1e-3, rtol=0)
+        masks = restore(mask_logits[:, best], FRAME_SIZE) > 0
+        assert (prediction.masks[e] == masks).float().mean() > 0.999
         for t in (0, 1):
-            ranked = predictor.rank(frames, [expression], target_frame=t)[0]
-            best_first = scores[t].sort(descending=True)
-            torch.testing.assert_close(ranked.scores, best_first.values, atol=1e-5, rtol=0)
-            logits = output.mask_logits[0, t, best_first.indices, :height, :width]
-            assert (ranked.masks == (restore(logits, (100, 150)) > 0)).float().mean() > 0.999
+            candidates = predictor.rank(frames, [expression], target_frame=t)[0]
+            ranking = scores[t].sort(descending=True)
+            torch.testing.assert_close(candidates.scores, ranking.values, atol=1e-5, rtol=0)
+            masks = restore(mask_logits[t, ranking.indices], FRAME_SIZE) > 0
+            assert (candidates.masks == masks).float().mean() > 0.999
 
 
 @pytest.mark.parametrize(("height", "width"), [(400, 30), (30, 400), (1, 9), (37, 37)])
 def test_frames_of_any_shape_are_answered(model: SgMg, height: int, width: int) -> None:
-    found = Predictor(model, **SIZES).predict(video(1, height, width), ["green"])
-    assert found.masks.shape == (1, 1, height, width)
-    assert torch.isfinite(found.boxes_xyxy_px).all()
+    prediction = Predictor(model, **SIZES).predict(random_video(1, height, width), ["green"])
+    assert prediction.masks.shape == (1, 1, height, width)
+    assert torch.isfinite(prediction.boxes_xyxy_px).all()
 
 
 def test_bad_input_is_refused(model: SgMg) -> None:
     predictor = Predictor(model, **SIZES)
     with pytest.raises(ValueError, match="no frames"):
-        predictor.predict(video(0), EXPRESSIONS)
+        predictor.predict(random_video(0), EXPRESSIONS)
     with pytest.raises(ValueError, match="no expressions"):
-        predictor.predict(video(1), [])
+        predictor.predict(random_video(1), [])
     with pytest.raises(ValueError, match="uint8"):
-        predictor.predict(video(1).float(), EXPRESSIONS)
+        predictor.predict(random_video(1).float(), EXPRESSIONS)
     with pytest.raises(ValueError, match=r"\[3, H, W\]"):
-        predictor.predict([video(1)[0], video(1, 50, 60)[0]], EXPRESSIONS)
+        list(predictor.stream([random_video(1)[0], random_video(1, 50, 60)[0]], EXPRESSIONS))
     with pytest.raises(ValueError, match="window=0"):
         Predictor(model, window=0)
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 800), st.none() | st.integers(1, 999)
-)
-def test_resized_keeps_shape_and_limits(height, width, short_side, long_side) -> None:
-    got = resized(height, width, short_side, long_side)
-    assert min(got) >= 1
-    assert min(got) <= short_side
-    if long_side is None:
-        assert min(got) == short_side
-    else:
-        short, long = sorted((height, width))
-        assert max(got) <= max(long_side, long / short) + long / short
-    assert (got[0] <= got[1]) == (height <= width) or got[0] == got[1]
+def queries_of(scores: list[list[float]], boxes_cxcywh: list[list[float]]) -> QueryOutput:
+    """Queries of one expression: scores by frame and query, one box a query in every frame."""
+    num_frames = len(scores)
+    return QueryOutput(
+        torch.tensor(scores).logit()[None],
+        torch.tensor(boxes_cxcywh).expand(1, num_frames, -1, -1),
+        lambda: pytest.fail("no masks are needed to choose"),
+    )
 
 
-def test_network_input_is_what_pil_would_make(model: SgMg) -> None:
-    frames = video(2, 300, 400)
-    predictor = Predictor(model, short_side=144)
-    inputs, padding, size = network_input(predictor, frames)
-    assert size == (144, 192)
-    assert inputs.shape == (1, 2, 3, 144, 192)
-    assert not padding.any()
-    for frame, got in zip(frames, inputs[0], strict=True):
-        image = Image.fromarray(frame.permute(1, 2, 0).numpy()).resize((192, 144), Image.BILINEAR)
-        want = normalize(pil_to_tensor(image) / 255, list(MEAN), list(DEVIATION))
-        assert (got - want).abs().max() < 1.01 / 255 / min(DEVIATION)
+def test_continuity_weighs_overlap_with_the_frame_before() -> None:
+    left, right = [0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]
+    queries = queries_of([[0.6, 0.5], [0.7, 0.6]], [left, right])  # mean scores 0.65 and 0.55
+    right_px = torch.tensor([[10.0, 0.0, 20.0, 10.0]])
+    previous = PreviousFrame(torch.tensor([0.5]), right_px, (10, 20))
+    assert choose_queries(queries).tolist() == [0]
+    assert choose_queries(queries, previous, continuity=0).tolist() == [0]
+    # The right one overlaps whole, the left one not at all: 0.55 + c * 0.5 * 1 against 0.65.
+    assert choose_queries(queries, previous, continuity=0.18).tolist() == [0]
+    assert choose_queries(queries, previous, continuity=0.22).tolist() == [1]
+    # An object hardly believed in before holds nothing.
+    doubtful = PreviousFrame(torch.tensor([0.01]), right_px, (10, 20))
+    assert choose_queries(queries, doubtful, continuity=0.22).tolist() == [0]
 
 
-def test_padding_is_below_and_right(model: SgMg) -> None:
-    predictor = Predictor(model, short_side=150)
-    inputs, padding, size = network_input(predictor, video(1, 100, 111))
-    assert size == (150, 166)
-    assert padding.shape == (1, 160, 176)
-    assert not padding[0, :150, :166].any()
-    assert padding[0, 150:].all()
-    assert padding[0, :, 166:].all()
-    assert (inputs[0, 0, :, padding[0]] == 0).all()
+def test_overlap_is_that_of_the_first_frame_of_the_window() -> None:
+    boxes = torch.tensor([[[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]]])
+    moved = torch.stack([boxes, boxes.flip(1)], 1)  # the two objects change places
+    queries = QueryOutput(torch.zeros(1, 2, 2), moved, lambda: torch.empty(0))
+    left_px = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    previous = PreviousFrame(torch.tensor([0.5]), left_px, (10, 20))
+    assert choose_queries(queries, previous, continuity=0.1).tolist() == [0]
 
 
-def test_merged_objects_take_the_likelier_and_need_one_half() -> None:
-    probabilities = torch.tensor([[0.4, 0.6, 0.9, 0.0], [0.3, 0.7, 0.8, 0.5]])[:, None, None]
-    assert merge_objects(probabilities).tolist() == [[[0, 2, 1, 2]]]
-
-
-def test_restore_is_identity_at_the_same_size_and_keeps_constants() -> None:
-    logits = torch.randn(2, 3, 8, 9)
-    assert torch.equal(restore(logits, (8, 9)), logits)
-    constant = torch.full((1, 7, 13), 2.5)
-    torch.testing.assert_close(restore(torch.full((1, 4, 4), 2.5), (7, 13)), constant)
-
-
-def test_candidates_are_ranked_together() -> None:
-    logits = torch.tensor([0.0, 2.0, -1.0])
-    masks = torch.arange(-1, 2).float()[:, None, None].expand(3, 4, 4)
-    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4]]) * torch.tensor([[1.0], [0.5], [0.1]])
-    got = candidates(logits, masks, boxes, (10, 20))
-    assert got.scores.tolist() == pytest.approx([1 / (1 + math.exp(-x)) for x in (2, 0, -1)])
-    assert [m.all().item() for m in got.masks] == [False, False, True]
-    torch.testing.assert_close(got.boxes_xyxy_px[1], torch.tensor([8.0, 3.0, 12.0, 7.0]))
-    torch.testing.assert_close(got.boxes_xyxy_px, boxes_px(boxes[[1, 0, 2]], (10, 20)))
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_a_window_holds_on_to_the_object_before(model: SgMg, at_once: int) -> None:
+    frames = random_video(4, seed=3)
+    predictor = Predictor(model, **SIZES, window=2, expressions_at_once=at_once, continuity=5.0)
+    first, second = predictor.stream(frames, EXPRESSIONS)
+    clip = network_input(predictor, frames[2:])
+    chosen, best = [], []
+    for e, expression in enumerate(EXPRESSIONS):
+        previous = PreviousFrame(
+            first.scores[e : e + 1, -1], first.boxes_xyxy_px[e : e + 1, -1], FRAME_SIZE
+        )
+        with torch.no_grad():
+            output = model(clip.frames, clip.padding, [expression], every_query)
+        query = int(choose_queries(output.queries, previous, continuity=5.0))
+        chosen.append(query)
+        best.append(int(choose_queries(output.queries)))
+        scores = output.queries.class_logits[0, :, query].sigmoid()
+        torch.testing.assert_close(second.scores[e], scores, atol=1e-4, rtol=0)
+    assert second.start == 2
+    assert chosen != best, "else this test would show nothing"
