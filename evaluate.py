@@ -36,7 +36,8 @@ from sgmg.evaluation import metrics
 from sgmg.evaluation.report import Row, inspection, write_report
 from sgmg.inference.postprocess import Candidates, merge_objects, restore
 from sgmg.inference.predictor import Predictor
-from sgmg.masks.overlay import draw_masks, sheet
+from sgmg.masks.contact_sheet import contact_sheet
+from sgmg.masks.overlay import draw_masks
 from sgmg.masks.png_masks import TREE, Tree, open_tree, read_mask, write_mask, write_submission
 from sgmg.network.model_folder import find_checkpoint
 from shards import Expression, ShardError, ShardSet, Video, decode_mask
@@ -371,7 +372,7 @@ def report(settings: Settings, how: str, shard_set: ShardSet, parts: Path, tree:
         titles = [
             f"{s} {100 * it.quality:.1f}: {it.video}, {it.text} {it.kind}" for s, it in chosen
         ]
-        sheet(drawn, titles, notes=inspection(rows)).save(settings.out / "sheet.png")
+        contact_sheet(drawn, titles, notes=inspection(rows)).save(settings.out / "sheet.png")
         print(f"inspection: {settings.out / 'sheet.png'}")
     print("\n".join(write_report(settings.out, rows)))
 

@@ -9,7 +9,6 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sgmg.masks.rle import encode_mask
+from sgmg.masks.rle import CocoRle, encode_mask
 from sgmg.network.boxes import overlaps
 
 Masks = NDArray[np.bool_]
@@ -141,9 +140,9 @@ class RankedMasks:
         truth: COCO code of the object.
     """
 
-    rles: tuple[dict[str, Any], ...]
+    rles: tuple[CocoRle, ...]
     scores: tuple[float, ...]
-    truth: dict[str, Any]
+    truth: CocoRle
 
     @classmethod
     def encode(cls, masks: ArrayLike, scores: ArrayLike, truth: ArrayLike) -> "RankedMasks":

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from sgmg.masks.overlay import draw_masks, sheet
+from sgmg.masks.contact_sheet import contact_sheet
+from sgmg.masks.overlay import draw_masks
 
 
 class LossTable:
@@ -110,4 +111,4 @@ def prediction_sheet(
     for clip, target, mask in zip(frames, truth, predicted, strict=True):
         both = np.stack([target, mask], 1)[..., : clip.shape[1], : clip.shape[2]]
         rows.append([draw_masks(f, m, opacity=0.3) for f, m in zip(clip, both, strict=True)])
-    return sheet(rows, expressions)
+    return contact_sheet(rows, expressions)
