@@ -28,7 +28,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from evaluate import validate
 from sgmg import SgMg, SgMgConfig
 from sgmg.network.model_folder import find_checkpoint
-from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.network.text_encoder import tiny_text_config
+from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.journal import ProgressBar
 from sgmg.training.matcher import Targets
 from sgmg.training.memory import peak_memory, recompute_blocks

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sgmg import SgMg, SgMgConfig, best_query, every_query
 from sgmg.network.outputs import VisualFeatures
-from sgmg.network.text_encoder import train_tokenizer
+from sgmg.network.tokenizer import train_tokenizer
 
 TEXTS = [
     f"{size} {thing} on the {side}"
@@ -58,7 +58,7 @@ def refer(model: SgMg, visual: VisualFeatures, texts: list[str]) -> Tensor:
     """Mask logits [E, T, H, W] of expressions that share a step."""
     index = torch.zeros(len(texts), dtype=torch.long)
     tokens = model.tokenize(texts)
-    return model.refer(visual, tokens, best_query, index, every_layer=False).mask_logits
+    return model.segment(visual, tokens, best_query, index, every_layer=False).mask_logits
 
 
 @torch.inference_mode()
@@ -80,7 +80,7 @@ def measure(size: str, frames: int, most: int, at_once: int) -> dict[str, Any]:
         if number + 1 not in counts:
             continue
         start = time.perf_counter()
-        visual = model.look(clip, padding)
+        visual = model.encode_video(clip, padding)
         shared = torch.cat(
             [refer(model, visual, some) for some in batched(TEXTS[: number + 1], at_once)]
         )

@@ -26,7 +26,7 @@ from sgmg.network import deformable_attention as attention
 from sgmg.network import deformable_transformer as transformer
 from sgmg.network.backbones.video_swin import WindowAttention
 from sgmg.network.spectral_filter import SpectralFilter
-from sgmg.network.text_encoder import Tokens
+from sgmg.network.tokenizer import Tokens
 
 ROBERTA = {
     "model_type": "roberta",

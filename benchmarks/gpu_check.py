@@ -37,7 +37,8 @@ from torch.profiler import profile
 from torch.utils.data import DataLoader
 
 from sgmg import SgMg, SgMgConfig, best_query
-from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.network.text_encoder import tiny_text_config
+from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.losses import Criterion, normaliser
 from sgmg.training.matcher import Matcher, Targets
 from shards import Batch, ClipLoader

@@ -33,7 +33,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def save_network(folder: Path) -> None:
     """A network small enough for ten thousand frames."""
     from sgmg import SgMg, SgMgConfig
-    from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+    from sgmg.network.text_encoder import tiny_text_config
+    from sgmg.network.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["a red circle", "a square"])
     sizes = {"hidden": 32, "heads": 4, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}

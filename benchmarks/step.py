@@ -23,7 +23,8 @@ import torch
 from accelerate import Accelerator
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.network.text_encoder import tiny_text_config
+from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.losses import Criterion
 from sgmg.training.matcher import Matcher, Targets
 from sgmg.training.memory import recompute_blocks

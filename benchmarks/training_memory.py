@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.network.text_encoder import Tokens, tiny_text_config
-from sgmg.training.memory import BLOCKS, recompute_blocks
+from sgmg.network.text_encoder import tiny_text_config
+from sgmg.network.tokenizer import Tokens
+from sgmg.training.memory import recompute_blocks
 
 TEXT = 124_645_632  # parameters of RoBERTa base, in place of a small text model
 SIZES = ((160, 160), (160, 320))
@@ -48,7 +49,7 @@ def kept_bytes(model: SgMg, size: tuple[int, int, int], *, autocast: bool) -> in
         pack(given[0])
 
     hooks = [
-        m.register_forward_pre_hook(block_input) for m in model.modules() if isinstance(m, BLOCKS)
+        block.register_forward_pre_hook(block_input) for block in model.backbone.recompute_blocks
     ]
     pixels, padding = torch.randn(1, frames, 3, height, width), torch.zeros(1, height, width)
     tokens = Tokens(torch.ones(1, 12, dtype=torch.long), torch.ones(1, 12, dtype=torch.bool))

@@ -282,11 +282,11 @@ class Predictor:
 
         mask_logits, scores, boxes_cxcywh = [], [], []
         for output, (height, width) in self._segment(scaled_frames, expressions, select):
-            rows = torch.arange(len(output.selected), device=output.selected.device)
-            class_logits = output.queries.class_logits[rows, :, output.selected]
+            rows = torch.arange(len(output.query_index), device=output.query_index.device)
+            class_logits = output.queries.class_logits[rows, :, output.query_index]
             mask_logits.append(output.mask_logits[..., :height, :width])
             scores.append(class_logits.float().sigmoid())
-            boxes_cxcywh.append(output.queries.boxes_cxcywh[rows, :, output.selected].float())
+            boxes_cxcywh.append(output.queries.boxes_cxcywh[rows, :, output.query_index].float())
         return Window(
             start=previous.end if previous else 0,
             mask_logits=torch.cat(mask_logits),
@@ -320,7 +320,7 @@ class Predictor:
         target_frames = None
         if target_frame is not None:
             target_frames = torch.tensor([target_frame], device=device)
-        visual = self.model.look(clip.frames, clip.padding, target_frames)
+        visual = self.model.encode_video(clip.frames, clip.padding, target_frames)
         step = self.expressions_at_once
         if step is None:
             step = CPU_EXPRESSIONS_AT_ONCE if device.type == "cpu" else GPU_EXPRESSIONS_AT_ONCE
@@ -329,7 +329,7 @@ class Predictor:
             tokens = self.model.tokenize(expressions[chosen])
             # All expressions are about the one clip there is.
             clip_index = torch.zeros(len(tokens.ids), dtype=torch.long, device=device)
-            output = self.model.refer(
+            output = self.model.segment(
                 visual,
                 tokens,
                 partial(select, chosen),

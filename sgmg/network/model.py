@@ -17,15 +17,17 @@ from sgmg.network.backbones.backbone import build_backbone
 from sgmg.network.config import SgMgConfig
 from sgmg.network.cross_attention import CrossAttention
 from sgmg.network.deformable_transformer import Decoded, DeformableTransformer, Memory
-from sgmg.network.heads import PATCH, PatchKernels, box_head, class_head
+from sgmg.network.heads import box_head, class_head
 from sgmg.network.mask_optimizer import MaskOptimizer
 from sgmg.network.outputs import LayerOutput, QueryOutput, Select, SgMgOutput, VisualFeatures
+from sgmg.network.patch_kernels import PATCH, PatchKernels
 from sgmg.network.positions import resize_padding, sine_position_1d, sine_position_2d
 from sgmg.network.spectral_filter import SpectralFilter
-from sgmg.network.text_encoder import TextEncoder, Tokens
+from sgmg.network.text_encoder import TextEncoder
+from sgmg.network.tokenizer import Tokens
 
-LEVELS = 4  # strides 8, 16, 32 of the backbone and 64 made here
-SMALLEST = 3  # cells a side of the stride-64 map that the spectral filter's 3x3 kernel needs
+NUM_LEVELS = 4  # strides 8, 16, 32 of the backbone and 64 made here
+MIN_CELLS = 3  # cells a side of the stride-64 map that the spectral filter's 3x3 kernel needs
 
 
 class SgMg(
@@ -70,13 +72,13 @@ class SgMg(
             text, tokenizer, hidden=hidden, dropout=config.dropout, **frozen
         )
         self.projections = nn.ModuleList(_projections(self.backbone.channels, hidden))
-        self.filters_before = nn.ModuleList(SpectralFilter(hidden) for _ in range(LEVELS))
+        self.filters_before = nn.ModuleList(SpectralFilter(hidden) for _ in range(NUM_LEVELS))
         self.fusion = CrossAttention(hidden, heads=config.heads)
-        self.filters_after = nn.ModuleList(SpectralFilter(hidden) for _ in range(LEVELS))
+        self.filters_after = nn.ModuleList(SpectralFilter(hidden) for _ in range(NUM_LEVELS))
         self.query_positions = nn.Embedding(config.queries, hidden)
         sizes = ("heads", "points", "feedforward", "encoder_layers", "decoder_layers", "dropout")
         self.transformer = DeformableTransformer(
-            hidden, levels=LEVELS, **{name: getattr(config, name) for name in sizes}
+            hidden, levels=NUM_LEVELS, **{name: getattr(config, name) for name in sizes}
         )
         layers = range(config.decoder_layers)
         self.class_heads = nn.ModuleList(class_head(hidden) for _ in layers)
@@ -127,7 +129,7 @@ class SgMg(
         expressions: Sequence[str] | Tokens,
         select: Select,
         *,
-        annotated: Tensor | None = None,
+        target_frame: Tensor | None = None,
         clip_index: Tensor | None = None,
         every_layer: bool | None = None,
     ) -> SgMgOutput:
@@ -138,7 +140,7 @@ class SgMg(
             padding: bool [B, H, W], True on padded pixels (bottom and right only).
             expressions: E expressions, as text or tokens.
             select: chooses the queries whose masks are wanted, once a layer.
-            annotated: frame of each clip that is answered for, int64 [B]; the others only lend
+            target_frame: frame of each clip that is answered for, int64 [B]; the others only lend
                 the backbone their motion, and T of the output is 1. All frames by default.
             clip_index: clip each expression is about, int64 [E]; by default one each, in order.
             every_layer: output of all decoder layers (by default in training mode) or the last.
@@ -149,16 +151,16 @@ class SgMg(
         Raises:
             ValueError: frames too small, or shapes that do not belong together.
         """
-        visual = self.look(frames, padding, annotated)
+        visual = self.encode_video(frames, padding, target_frame)
         tokens = expressions if isinstance(expressions, Tokens) else self.tokenize(expressions)
-        return self.refer(visual, tokens, select, clip_index, every_layer)
+        return self.segment(visual, tokens, select, clip_index, every_layer)
 
     def tokenize(self, expressions: Sequence[str]) -> Tokens:
         """Tokens of expressions, on the network's device."""
         return self.text_encoder.tokenize(list(expressions)).to(self.query_positions.weight.device)
 
-    def look(
-        self, frames: Tensor, padding: Tensor, annotated: Tensor | None = None
+    def encode_video(
+        self, frames: Tensor, padding: Tensor, target_frame: Tensor | None = None
     ) -> VisualFeatures:
         """Compute what no expression changes: backbone, projections, first spectral filters.
 
@@ -169,9 +171,9 @@ class SgMg(
         raw = [
             rearrange(x, "(b t) c h w -> b t c h w", t=num_frames) for x in self.backbone(frames)
         ]
-        if annotated is not None:
+        if target_frame is not None:
             clips = torch.arange(len(frames), device=frames.device)
-            raw = [x[clips, annotated][:, None] for x in raw]
+            raw = [x[clips, target_frame][:, None] for x in raw]
         gaussian, levels = None, []
         for level, project in enumerate(self.projections):
             x = project(raw[min(level + 1, 3)].flatten(0, 1))
@@ -186,7 +188,7 @@ class SgMg(
         maps, gaussians, masks, places = zip(*levels, strict=True)
         return VisualFeatures(maps, gaussians, masks, places, (quarter, eighth), sizes, frame_size)
 
-    def refer(
+    def segment(
         self,
         visual: VisualFeatures,
         tokens: Tokens,
@@ -194,10 +196,10 @@ class SgMg(
         clip_index: Tensor | None = None,
         every_layer: bool | None = None,
     ) -> SgMgOutput:
-        """Segment what each expression names in clips already looked at.
+        """Segment what each expression names in clips already encoded.
 
         Args:
-            visual: from `look`.
+            visual: from `encode_video`.
             tokens: E expressions.
             select: as in `forward`.
             clip_index: as in `forward`.
@@ -207,7 +209,7 @@ class SgMg(
             ValueError: not one clip for each expression.
         """
         if clip_index is not None:
-            visual = visual.take(clip_index)
+            visual = visual.select_clips(clip_index)
         if len(tokens.ids) != len(visual.sizes):
             raise ValueError(
                 f"{len(tokens.ids)} expressions for {len(visual.sizes)} clips: `clip_index` must "
@@ -272,14 +274,14 @@ class SgMg(
 
         @torch.no_grad()
         def draw_all() -> Tensor:
-            patches = self.kernels.draw(self.kernels(states), features, centres_px)
+            patches = self.kernels.convolve(self.kernels(states), features, centres_px)
             return per_clip(_shuffle(patches, visual.frame_size, stride=2))
 
         logits = self.class_heads[layer](states)
         queries = QueryOutput(per_clip(logits)[..., 0], per_clip(boxes), draw_all)
-        selected = select(queries)
-        index = repeat(selected.view(expressions, -1), "e k -> (e t) k 1", t=frames)
-        patches = self.kernels.draw(
+        query_index = select(queries)
+        index = repeat(query_index.view(expressions, -1), "e k -> (e t) k 1", t=frames)
+        patches = self.kernels.convolve(
             self.kernels(states.take_along_dim(index, 1)),
             features,
             centres_px.take_along_dim(index, 1),
@@ -291,8 +293,8 @@ class SgMg(
             per_clip(_shuffle(x, visual.frame_size, stride=stride))
             for x, stride in ((patches, 2), (refined.unflatten(0, (-1, count)), 1))
         ]
-        low, high = masks if selected.dim() == 2 else [x.squeeze(2) for x in masks]
-        return LayerOutput(queries, selected, low, high)
+        low, high = masks if query_index.dim() == 2 else [x.squeeze(2) for x in masks]
+        return LayerOutput(queries, query_index, low, high)
 
 
 def _projections(channels: Sequence[int], hidden: int) -> list[nn.Sequential]:
@@ -321,9 +323,9 @@ def _check(frames: Tensor, padding: Tensor) -> None:
             f"padding {list(padding.shape)} {padding.dtype}: must be bool [B, H, W] like frames "
             f"{list(frames.shape)}"
         )
-    smallest = 64 * (SMALLEST - 1) + 1
+    smallest = 64 * (MIN_CELLS - 1) + 1
     if min(height, width) < smallest:
         raise ValueError(
             f"frames of {height}x{width} pixels: at least {smallest} a side are needed (the "
-            f"stride-64 map must have {SMALLEST}x{SMALLEST} cells); enlarge or pad them"
+            f"stride-64 map must have {MIN_CELLS}x{MIN_CELLS} cells); enlarge or pad them"
         )

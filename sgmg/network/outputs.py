@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class VisualFeatures:
-    """Everything of B clips that does not depend on an expression (made by `SgMg.look`).
+    """Everything of B clips that does not depend on an expression (made by `SgMg.encode_video`).
 
     Attributes:
         levels: four maps [B, T, C, h, w], strides 8, 16, 32, 64, after the first spectral filter.
@@ -31,7 +31,7 @@ class VisualFeatures:
     sizes: Tensor
     frame_size: tuple[int, int]
 
-    def take(self, clip_index: Tensor) -> "VisualFeatures":
+    def select_clips(self, clip_index: Tensor) -> "VisualFeatures":
         """Features of the clips `clip_index` [E] names, in that order (repeats allowed)."""
         names = ("levels", "padding", "positions", "details")
         maps: dict[str, Any] = {n: tuple(x[clip_index] for x in getattr(self, n)) for n in names}
@@ -45,12 +45,12 @@ class QueryOutput:
     Attributes:
         class_logits: [E, T, Q], object or not.
         boxes_cxcywh: [E, T, Q, 4], normalised by the unpadded frame.
-        draw: makes `low_mask_logits`; called at most once, and only if someone asks.
+        compute_masks: makes `low_mask_logits`; called at most once, and only if someone asks.
     """
 
     class_logits: Tensor
     boxes_cxcywh: Tensor
-    draw: Callable[[], Tensor] = field(repr=False)
+    compute_masks: Callable[[], Tensor] = field(repr=False)
     _drawn: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
     @property
@@ -60,7 +60,7 @@ class QueryOutput:
         Computed on first use and without gradient: they serve to choose, not to learn.
         """
         if not self._drawn:  # no `cached_property`: its lock breaks a compiled graph in Python 3.11
-            self._drawn.append(self.draw())
+            self._drawn.append(self.compute_masks())
         return self._drawn[0]
 
 
@@ -74,13 +74,13 @@ class LayerOutput:
 
     Attributes:
         queries: class scores and boxes of all queries.
-        selected: what `select` answered, [E] or [E, K].
+        query_index: the queries that `select` chose, [E] or [E, K].
         low_mask_logits: [E, T, H / 2, W / 2] before the mask optimizer ([E, T, K, ...] for K).
         mask_logits: [E, T, H, W] at padded input resolution ([E, T, K, H, W] for K queries).
     """
 
     queries: QueryOutput
-    selected: Tensor
+    query_index: Tensor
     low_mask_logits: Tensor
     mask_logits: Tensor
 
@@ -101,9 +101,9 @@ class SgMgOutput:
         return self.layers[-1].queries
 
     @property
-    def selected(self) -> Tensor:
-        """Selected query of the last layer, [E] or [E, K]."""
-        return self.layers[-1].selected
+    def query_index(self) -> Tensor:
+        """Index of the selected query of the last layer, [E] or [E, K]."""
+        return self.layers[-1].query_index
 
     @property
     def mask_logits(self) -> Tensor:

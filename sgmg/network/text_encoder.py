@@ -2,35 +2,15 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
 from einops import reduce
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-TokenizerBase = transformers.PreTrainedTokenizerBase
-_SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Expressions as numbers.
-
-    Attributes:
-        ids: [E, L] int64, L that of the longest.
-        attention: [E, L] bool, True on tokens, False on padding.
-    """
-
-    ids: Tensor
-    attention: Tensor
-
-    def to(self, device: torch.device | str) -> "Tokens":
-        """The same on `device`."""
-        return Tokens(self.ids.to(device), self.attention.to(device))
+from sgmg.network.tokenizer import Tokenizer, Tokens, load_tokenizer
 
 
 def projection(width: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -52,7 +32,7 @@ class TextEncoder(nn.Module):
     def __init__(
         self,
         model: str | Path | Mapping[str, Any],
-        tokenizer: TokenizerBase | None = None,
+        tokenizer: Tokenizer | None = None,
         *,
         hidden: int = 256,
         dropout: float = 0.1,
@@ -172,7 +152,7 @@ class TextEncoder(nn.Module):
             self.tokenizer.save_pretrained(folder)
 
 
-def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], TokenizerBase | None]:
+def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], Tokenizer | None]:
     """Read what `TextEncoder.save` wrote; needs no network.
 
     Args:
@@ -192,25 +172,6 @@ def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], TokenizerBase |
     if (Path(folder) / "tokenizer_config.json").is_file():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return config.to_dict(), tokenizer
-
-
-def load_tokenizer(name: str) -> TokenizerBase:
-    """Tokenizer of a text model.
-
-    Args:
-        name: Hugging Face name, or a folder with the tokenizer's files.
-
-    Raises:
-        ValueError: There is none, or it cannot be reached.
-    """
-    try:
-        return transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no tokenizer of {name!r} ({str(error).splitlines()[0].strip(' .:')}): where there is "
-            "network access, `hf download FacebookAI/roberta-base --include '*.json' merges.txt "
-            "--local-dir FOLDER`, then name that folder"
-        ) from error
 
 
 def _from_config(values: Mapping[str, Any]) -> transformers.PreTrainedModel:
@@ -264,32 +225,3 @@ def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> di
         "attention_dropout": 0.0,
         "initializer_range": width**-0.5,
     }
-
-
-def train_tokenizer(expressions: Sequence[str], *, vocab_size: int = 4000) -> TokenizerBase:
-    """Learn a tokenizer from expressions; equal expressions give an equal tokenizer.
-
-    It is blind to case, so that few expressions suffice, and adds no marks at start and end: in
-    the mean of a few words they would hide them.
-
-    Args:
-        expressions: Of the training set.
-        vocab_size: Most entries; frequent words stay whole, others are split, bytes at worst.
-
-    Raises:
-        ValueError: No expression.
-    """
-    if not expressions:
-        raise ValueError("no expressions to train a tokenizer on")
-    tokenizer = Tokenizer(models.BPE(unk_token=_SPECIAL["unk_token"]))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(_SPECIAL.values()),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(expressions, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)

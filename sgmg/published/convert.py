@@ -10,7 +10,7 @@ import tyro
 from sgmg.network.config import SgMgConfig
 from sgmg.network.model import SgMg
 from sgmg.network.model_folder import CheckpointError
-from sgmg.network.text_encoder import load_tokenizer
+from sgmg.network.tokenizer import load_tokenizer
 from sgmg.published import names as published
 
 ROBERTA = "FacebookAI/roberta-base"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sgmg.network.backbones.backbone import Backbone
 from sgmg.network.config import SgMgConfig
-from sgmg.network.model import LEVELS, SgMg
+from sgmg.network.model import NUM_LEVELS, SgMg
 from sgmg.network.model_folder import CheckpointError, load_weights, mismatches
 
 PREFIXES = {  # ours: published; the backbone translates its own names
@@ -184,7 +184,7 @@ def config_of_published(weights: Mapping[str, Tensor]) -> SgMgConfig:
         backbone=_backbone(weights),
         text_config=_text_config(weights),
         hidden=hidden,
-        heads=rows // (LEVELS * POINTS),
+        heads=rows // (NUM_LEVELS * POINTS),
         encoder_layers=_count(weights, r"transformer\.encoder\.layers\.(\d+)\."),
         decoder_layers=_count(weights, r"transformer\.decoder\.layers\.(\d+)\."),
         feedforward=feedforward,

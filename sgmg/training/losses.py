@@ -118,12 +118,12 @@ def layer_terms(layer: LayerOutput, targets: Targets) -> dict[str, Tensor]:
     Returns:
         Scalars by name.
     """
-    rows = torch.arange(len(layer.selected), device=layer.selected.device)
-    boxes = layer.queries.boxes_cxcywh[rows, :, layer.selected].float()
+    rows = torch.arange(len(layer.query_index), device=layer.query_index.device)
+    boxes = layer.queries.boxes_cxcywh[rows, :, layer.query_index].float()
     goal = targets.boxes_cxcywh.float()
     mask, dice = mask_terms(layer.mask_logits, targets.masks.float())
     mask_low, dice_low = mask_terms(layer.low_mask_logits, low_targets(targets.masks))
-    label = _class_term(layer.queries.class_logits.float(), layer.selected, targets.visible)
+    label = _class_term(layer.queries.class_logits.float(), layer.query_index, targets.visible)
     giou = (1 - overlaps(to_xyxy(boxes), to_xyxy(goal))[1]).sum()
     terms = {"class": label, "box": (boxes - goal).abs().sum(), "giou": giou}
     return terms | {"mask": mask, "dice": dice, "mask_low": mask_low, "dice_low": dice_low}

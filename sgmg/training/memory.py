@@ -6,13 +6,11 @@ from functools import partial
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.resnet import Bottleneck
-from torchvision.models.swin_transformer import SwinTransformerBlock
 
-BLOCKS = (SwinTransformerBlock, Bottleneck)
+from sgmg.network.backbones.backbone import Backbone
 
 
-def recompute_blocks(backbone: nn.Module) -> int:
+def recompute_blocks(backbone: Backbone) -> int:
     """Keep of each block only what goes in; the backward pass computes the rest again.
 
     The numbers stay the same, dropped paths included.
@@ -26,7 +24,7 @@ def recompute_blocks(backbone: nn.Module) -> int:
     Raises:
         ValueError: it has none of those that may run twice.
     """
-    blocks = [module for module in backbone.modules() if isinstance(module, BLOCKS)]
+    blocks = backbone.recompute_blocks
     if not blocks:
         raise ValueError("--recompute works for Swin and ResNet backbones only; leave it out")
     for block in blocks:

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -11,9 +11,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-from sgmg.network.backbones.motion_convnet import NeighbourCorrelation
-
 _POSITIONS = ("sampling_offsets", "reference_points")  # layers that only place sampling points
+
+
+@runtime_checkable
+class HasLrGroup(Protocol):
+    """A module that names the group of all its parameters.
+
+    Attributes:
+        lr_group: a name of `parameter_groups`.
+    """
+
+    lr_group: str
 
 
 def parameter_groups(
@@ -25,7 +34,7 @@ def parameter_groups(
 
     Args:
         model: The network; its ``backbone`` and any Hugging Face model inside it have own rates. A
-            motion layer in the backbone counts with the rest: it adds to what the backbone sees.
+            module with an `lr_group` (see `HasLrGroup`) is in that group.
         lr: Rate of everything else, sampling points included.
         backbone_lr: Rate of the backbone.
         text_lr: Rate of the text model (its projections train at ``lr``).
@@ -39,9 +48,13 @@ def parameter_groups(
     members: dict[str, list[Tensor]] = {name: [] for name in rates}
     kinds: dict[str, str] = {}  # of parameters that stand out by the module they belong to
     for prefix, module in model.named_modules():
-        if isinstance(module, PreTrainedModel | NeighbourCorrelation):
-            kind = "text_encoder" if isinstance(module, PreTrainedModel) else "base"
-            kinds |= {f"{prefix}.{name}": kind for name, _ in module.named_parameters()}
+        if isinstance(module, PreTrainedModel):
+            kind = "text_encoder"
+        elif isinstance(module, HasLrGroup):
+            kind = module.lr_group
+        else:
+            continue
+        kinds |= {f"{prefix}.{name}": kind for name, _ in module.named_parameters()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             members[kinds.get(name) or _group(name)].append(parameter)

@@ -62,7 +62,7 @@ def answer(model: Any, share: Share, visible: float | Tensor) -> tuple[SgMgOutpu
     """
     torch.manual_seed(share.seed)
     select = partial(Matcher(), targets=share.targets)
-    which = {"annotated": share.annotated, "clip_index": share.clip_index}
+    which = {"target_frame": share.annotated, "clip_index": share.clip_index}
     outputs = model(share.frames, share.padding, share.expressions, select, **which)
     return outputs, Criterion()(outputs, share.targets, visible)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.network.text_encoder import Tokens
+from sgmg.network.tokenizer import Tokens
 from sgmg.published.names import to_published_name
 from tests.golden.fixtures import Cases, pad_ids, seed_module
 

@@ -1,4 +1,4 @@
-"""The whole network on its paths (video, annotated frame, image) against the published numbers."""
+"""The whole network on its paths (video, target frame, image) against the published numbers."""
 
 import os
 
@@ -38,9 +38,9 @@ def chosen(x, selected):
     return x.gather(2, index)
 
 
-def middle_of(model, frames, padding, annotated, tokens):
+def middle_of(model, frames, padding, target_frame, tokens):
     """Intermediate results by their published names, and the points the last layer starts from."""
-    visual = model.look(frames, padding, annotated)
+    visual = model.encode_video(frames, padding, target_frame)
     words, word_padding, sentence = model.text_encoder(tokens)
     fused = model.fuse(visual, words, word_padding)
     memory = model.encode(visual, words, word_padding)
@@ -62,27 +62,27 @@ def middle_of(model, frames, padding, annotated, tokens):
 
 
 def inputs_of(cases, case):
-    annotated = torch.tensor(case["annotated"]) if case["path"] == "annotated_frame" else None
-    return *case_clips(case), annotated, case_tokens(cases, case)
+    target_frame = torch.tensor(case["annotated"]) if case["path"] == "annotated_frame" else None
+    return *case_clips(case), target_frame, case_tokens(cases, case)
 
 
 @torch.no_grad()
 def test_model(model_case, cases, golden, networks):
     case, want = cases["models"][model_case], golden(model_case)
     model, video = networks(case["backbone"]), case["path"] == "video"
-    frames, padding, annotated, tokens = inputs_of(cases, case)
+    frames, padding, target_frame, tokens = inputs_of(cases, case)
     select = best_query if video else every_query
 
-    output = model(frames, padding, tokens, select, annotated=annotated)
+    output = model(frames, padding, tokens, select, target_frame=target_frame)
     logits, boxes, masks = (
         output.queries.class_logits,
         output.queries.boxes_cxcywh,
         output.mask_logits,
     )
-    got, references = middle_of(model, frames, padding, annotated, tokens)
+    got, references = middle_of(model, frames, padding, target_frame, tokens)
     if video:  # the published network answers for the best query only
         logits, boxes, references = (
-            chosen(x, output.selected) for x in (logits, boxes, references)
+            chosen(x, output.query_index) for x in (logits, boxes, references)
         )
         got["mid/mso_out"] = F.pixel_unshuffle(masks.flatten(0, 1)[:, None], 4)
         masks = masks[:, :, None]
@@ -106,10 +106,12 @@ def test_bfloat16_keeps_the_masks(model_case, cases, networks):
         pytest.skip("slow without bfloat16 arithmetic: set SGMG_LONG=1 for all cases")
     case = cases["models"][model_case]
     model = networks(case["backbone"])
-    frames, padding, annotated, tokens = inputs_of(cases, case)
+    frames, padding, target_frame, tokens = inputs_of(cases, case)
 
     def masks():
-        return model(frames, padding, tokens, every_query, annotated=annotated).mask_logits > 0
+        return (
+            model(frames, padding, tokens, every_query, target_frame=target_frame).mask_logits > 0
+        )
 
     exact = masks()
     with torch.autocast("cpu", torch.bfloat16):

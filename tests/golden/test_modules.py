@@ -7,8 +7,9 @@ from torch import Tensor
 
 from sgmg.network.deformable_attention import DeformableAttention
 from sgmg.network.deformable_transformer import DeformableTransformer, Memory
-from sgmg.network.heads import PatchKernels, box_head, inverse_sigmoid
+from sgmg.network.heads import box_head, inverse_sigmoid
 from sgmg.network.mask_optimizer import MaskOptimizer
+from sgmg.network.patch_kernels import PatchKernels
 from tests.golden.fixtures import compare, hold, rand, randn, seed_module
 
 TOLERANCE = 2e-5
@@ -163,7 +164,7 @@ def test_patch_kernels(cases, golden):
         points = rand(seeds["refs"], b, t * count, 2).view(b, t, count, 2)
         size_px = torch.from_numpy(want["sizes"].array).flip(1)  # (h, w) to (w, h)
         centres_px = (points * size_px[:, None, None]).flatten(0, 1)
-        out = module.draw(kernels, features, centres_px)
+        out = module.convolve(kernels, features, centres_px)
     hold("patch kernels", TOLERANCE, compare(want["params"], kernels))
     hold("patch kernels", TOLERANCE, compare(want["out"], out.view(b, t * count, 16, h, w)))
 

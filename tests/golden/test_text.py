@@ -5,7 +5,8 @@ import re
 import numpy as np
 import torch
 
-from sgmg.network.text_encoder import TextEncoder, Tokens
+from sgmg.network.text_encoder import TextEncoder
+from sgmg.network.tokenizer import Tokens
 from sgmg.published.names import to_published_name
 from tests.golden.fixtures import compare, hold, pad_ids, randn, seed_module
 

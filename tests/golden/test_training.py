@@ -73,14 +73,14 @@ def train_once(cases, name: str, stored: dict[str, Entry]) -> Step:
         if isinstance(module, nn.Dropout):  # those of the text model
             module.p = 0.0
     frames, padding = case_clips(case)
-    annotated = None if case["annotated"] is None else torch.tensor(case["annotated"])
+    target_frame = None if case["annotated"] is None else torch.tensor(case["annotated"])
     targets, matcher, costs = case_targets(case), Matcher(), []
 
     def select(queries):
         costs.append(matcher.costs(queries, targets))
         return matcher(queries, targets)
 
-    output = model(frames, padding, case_tokens(cases, case), select, annotated=annotated)
+    output = model(frames, padding, case_tokens(cases, case), select, target_frame=target_frame)
     terms = Criterion()(output, targets, normaliser(count_visible([targets])))
     terms["total"].backward()
 
@@ -163,7 +163,7 @@ def test_costs_and_matches(step, golden, training_case, want):
     reference = torch.tensor(want["matcher_costs_main_then_aux_per_clip"])
     hold("matching costs", LOSSES, ((costs - reference).abs() / (1 + reference.abs())).max())
     *aux, main = step.layers
-    got = [main.selected.tolist(), *(x.selected.tolist() for x in aux)]
+    got = [main.query_index.tolist(), *(x.query_index.tolist() for x in aux)]
     matches = [stored["match/main"].array.tolist(), *stored["match/aux"].array.tolist()]
     hold("matches, number that differ", 0, sum(a != b for a, b in zip(got, matches, strict=True)))
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.network.text_encoder import tiny_text_config
+from sgmg.network.tokenizer import train_tokenizer
 
 EXPRESSIONS = (
     "the red circle moving left",

@@ -15,6 +15,7 @@ from torchvision.models import resnet, swin_transformer
 from torchvision.ops import FrozenBatchNorm2d
 
 from sgmg.network.backbones import video_swin
+from sgmg.network.backbones.body import BackboneBody
 from sgmg.network.backbones.motion_convnet import MotionConvNet
 from sgmg.network.backbones.video_swin import SIZES, VideoSwin
 
@@ -35,11 +36,11 @@ NAMES = (*SWINS, "resnet50", "resnet101", "motion_convnet", "timm:<name of a tim
 class Backbone(nn.Module):
     """Any backbone: four maps of every frame, strides 4, 8, 16, 32."""
 
-    def __init__(self, body: nn.Module, channels: Channels) -> None:
+    def __init__(self, body: BackboneBody, channels: Channels) -> None:
         """Wrap a network.
 
         Args:
-            body: Maps [B, T, 3, H, W] to four [B*T, C, h, w]; may have `published_name`.
+            body: Maps [B, T, 3, H, W] to four [B*T, C, h, w].
             channels: C of the four maps.
         """
         super().__init__()
@@ -59,8 +60,12 @@ class Backbone(nn.Module):
 
     def published_name(self, name: str) -> str:
         """Published name (below `backbone.0.`) of our `state_dict` entry `name`."""
-        translate: Callable[[str], str] | None = getattr(self.body, "published_name", None)
-        return f"body.{translate(name.removeprefix('body.'))}" if translate else name
+        return f"body.{self.body.published_name(name.removeprefix('body.'))}"
+
+    @property
+    def recompute_blocks(self) -> list[nn.Module]:
+        """Blocks that training may compute twice to save memory; none if it has no such blocks."""
+        return self.body.recompute_blocks
 
 
 def build_backbone(name: str, *, pretrained: bool = False, drop_path: float = 0.2) -> Backbone:
@@ -133,7 +138,7 @@ class KeptShiftAttention(swin_transformer.ShiftedWindowAttention):
         return (side[:, None] != side).to(like.dtype) * video_swin.OUT_OF_REACH
 
 
-class Swin(nn.Module):
+class Swin(BackboneBody):
     """torchvision's Swin on single frames, with a norm on each of the four maps."""
 
     def __init__(self, size: video_swin.SwinSize, *, drop_path: float = 0.2) -> None:
@@ -170,13 +175,18 @@ class Swin(nn.Module):
             return f"layers.{int(merging[1]) // 2 - 1}.downsample.{merging[2]}"
         return video_swin.published_block(name, first=1)
 
+    @property
+    def recompute_blocks(self) -> list[nn.Module]:
+        """Every block of attention and perceptron."""
+        return [m for m in self.modules() if isinstance(m, swin_transformer.SwinTransformerBlock)]
+
     def load_torchvision(self, weights: Mapping[str, Tensor]) -> None:
         """Take torchvision's ImageNet weights; the four norms keep theirs."""
         norms = {k: v for k, v in self.state_dict().items() if k.startswith("norm")}
         self.load_state_dict(norms | video_swin.without_classifier(weights))
 
 
-class ResNet(nn.Module):
+class ResNet(BackboneBody):
     """torchvision's ResNet with frozen batch norms, stem and first stage."""
 
     def __init__(self, name: str, *, pretrained: bool = False) -> None:
@@ -205,8 +215,13 @@ class ResNet(nn.Module):
                 stages.append(x)
         return stages
 
+    @property
+    def recompute_blocks(self) -> list[nn.Module]:
+        """Every bottleneck; its batch norms are frozen, so it may run twice."""
+        return [module for module in self.modules() if isinstance(module, resnet.Bottleneck)]
 
-class TimmNetwork(nn.Module):
+
+class TimmNetwork(BackboneBody):
     """Any timm network that gives maps of strides 4, 8, 16 and 32."""
 
     def __init__(self, name: str, *, pretrained: bool = False, drop_path: float = 0.0) -> None:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from sgmg.network.backbones.body import BackboneBody
+
 MOTION_GAIN = 4.0  # on the usual first weights
 PLACE_DEVIATION = 0.8  # of the first weights
 
@@ -52,7 +54,15 @@ class ResidualStage(nn.Module):
 
 
 class NeighbourCorrelation(nn.Module):
-    """Adds to every location how it moves: where the frames beside it show the same thing."""
+    """Adds to every location how it moves: where the frames beside it show the same thing.
+
+    Attributes:
+        lr_group: the optimizer's group of these weights. They add to what the backbone sees and
+            start from nothing, so they learn at the rate of the transformer, not at the
+            backbone's. `sgmg.training.optim` reads this attribute of any module.
+    """
+
+    lr_group = "base"
 
     def __init__(self, channels: int, *, radius: int) -> None:
         """Build the layer.
@@ -132,7 +142,7 @@ class NeighbourCorrelation(nn.Module):
         return torch.cat([similarity.flip(axis), -moved], axis)
 
 
-class MotionConvNet(nn.Module):
+class MotionConvNet(BackboneBody):
     """Four stages at strides 4, 8, 16, 32 with motion and place added at stride 8."""
 
     def __init__(self, *, channels: Sequence[int] = (24, 48, 64, 96), radius: int = 4) -> None:

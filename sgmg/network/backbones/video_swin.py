@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
+from sgmg.network.backbones.body import BackboneBody
+
 WINDOW = (8, 7, 7)  # frames, rows, columns of an attention window
 OUT_OF_REACH = -100.0  # added to the logits of pixels that must not attend to each other
 
@@ -89,7 +91,7 @@ def _sides(size: Sequence[int], shift: Sequence[int], device: torch.device) -> T
     return 4 * behind[0][:, None, None] + 2 * behind[1][:, None] + behind[2]
 
 
-class VideoSwin(nn.Module):
+class VideoSwin(BackboneBody):
     """torchvision's 3-D Swin with a one-frame patch, read before each down-sampling, no norms."""
 
     def __init__(self, size: SwinSize, *, drop_path: float = 0.2) -> None:
@@ -120,6 +122,11 @@ class VideoSwin(nn.Module):
         if merging := re.fullmatch(r"features\.([135])\.(\w.*)", name):
             return f"downsamples.{int(merging[1]) // 2}.{merging[2]}"
         return published_block(name, first=0)
+
+    @property
+    def recompute_blocks(self) -> list[nn.Module]:
+        """Every block of attention and perceptron."""
+        return [module for module in self.modules() if isinstance(module, SwinTransformerBlock)]
 
     def load_torchvision(self, weights: Mapping[str, Tensor]) -> None:
         """Take torchvision's Kinetics weights, the patch summed over time: stills embed alike."""

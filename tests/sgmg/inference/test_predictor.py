@@ -11,7 +11,8 @@ from sgmg.inference.network_input import NetworkInput, make_network_input, scale
 from sgmg.inference.postprocess import restore, to_xyxy_px
 from sgmg.inference.predictor import Predictor, PredictorSettings, PreviousFrame, choose_queries
 from sgmg.network.outputs import QueryOutput
-from sgmg.network.text_encoder import tiny_text_config, train_tokenizer
+from sgmg.network.text_encoder import tiny_text_config
+from sgmg.network.tokenizer import train_tokenizer
 from tests.sgmg.inference.videos import random_video, randomise_heads
 
 EXPRESSIONS = ["the red circle", "a small blue square on the left", "green"]

@@ -13,7 +13,7 @@ from sgmg import best_query
 from sgmg.network.backbones import backbone as backbones
 from sgmg.network.backbones.video_swin import SwinSize
 from sgmg.network.heads import Perceptron
-from sgmg.network.text_encoder import Tokens
+from sgmg.network.tokenizer import Tokens
 from sgmg.training.matcher import Matcher, Targets
 from tests.sgmg.tiny import EXPRESSIONS, clips, tiny_model
 
@@ -64,7 +64,7 @@ def ways(model, **settings):
 
     def forward(frames, padding, tokens, select):
         output = model(frames, padding, tokens, select)
-        return [(x.mask_logits, x.queries.class_logits, x.selected) for x in output.layers]
+        return [(x.mask_logits, x.queries.class_logits, x.query_index) for x in output.layers]
 
     return forward, torch.compile(forward, fullgraph=True, **settings)
 

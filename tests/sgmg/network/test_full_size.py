@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from sgmg import SgMg, SgMgConfig
 from sgmg.network.backbones import backbone
 from sgmg.network.backbones.video_swin import SwinSize
-from sgmg.network.text_encoder import train_tokenizer
+from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.matcher import Targets
 from sgmg.training.optim import make_schedule, parameter_groups
 from sgmg.training.update import Share, Update
@@ -71,8 +71,8 @@ def test_video_swin_takes_clips_of_any_length(frames, monkeypatch):
     def first(queries):
         return torch.zeros(1, dtype=torch.long)
 
-    visual = model.look(clip, padding)
-    whole = model.refer(visual, tokens, first)
+    visual = model.encode_video(clip, padding)
+    whole = model.segment(visual, tokens, first)
     assert whole.mask_logits.shape == (1, frames, 129, 129)
     assert whole.mask_logits.isfinite().all()
     assert min(visual.levels[-1].shape[-2:]) == 3
@@ -83,5 +83,5 @@ def test_video_swin_takes_clips_of_any_length(frames, monkeypatch):
         levels=tuple(x[:, -2:] for x in visual.levels),
         details=(visual.details[0][:, -2:], visual.details[1][:, -2:]),
     )
-    alone = model.refer(last, tokens, first)
+    alone = model.segment(last, tokens, first)
     torch.testing.assert_close(alone.mask_logits, whole.mask_logits[:, -2:], rtol=1e-4, atol=1e-4)

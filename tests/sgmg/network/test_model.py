@@ -36,7 +36,7 @@ def test_shapes_follow_the_frames(model, size):
     assert output.queries.class_logits.shape == (2, 2, 3)
     assert output.queries.boxes_cxcywh.shape == (2, 2, 3, 4)
     assert output.queries.low_mask_logits.shape == (2, 2, 3, height // 2, width // 2)
-    assert output.selected.shape == (2,)
+    assert output.query_index.shape == (2,)
     assert layer.low_mask_logits.shape == (2, 2, height // 2, width // 2)
     assert output.mask_logits.shape == (2, 2, height, width)
 
@@ -44,8 +44,8 @@ def test_shapes_follow_the_frames(model, size):
 @torch.no_grad()
 def test_several_expressions_share_one_look_exactly(model):
     frames, padding = clips(2, 3)
-    visual = model.look(frames, padding)
-    together = model.refer(
+    visual = model.encode_video(frames, padding)
+    together = model.segment(
         visual, model.tokenize(EXPRESSIONS), every_query, torch.tensor([1, 0, 1])
     )
     for i, clip in enumerate((1, 0, 1)):
@@ -59,13 +59,13 @@ def test_several_expressions_share_one_look_exactly(model):
 @torch.no_grad()
 def test_annotated_frame_is_that_frame_of_the_whole_clip(model):
     frames, padding = clips(2, 3)
-    annotated = torch.tensor([2, 0])
+    target_frame = torch.tensor([2, 0])
     whole = model(frames, padding, EXPRESSIONS[:2], every_query)
-    one = model(frames, padding, EXPRESSIONS[:2], every_query, annotated=annotated)
+    one = model(frames, padding, EXPRESSIONS[:2], every_query, target_frame=target_frame)
     rows = torch.arange(2)
     assert one.mask_logits.shape[1] == 1
-    assert close(one.mask_logits[:, 0], whole.mask_logits[rows, annotated])
-    assert close(one.queries.class_logits[:, 0], whole.queries.class_logits[rows, annotated])
+    assert close(one.mask_logits[:, 0], whole.mask_logits[rows, target_frame])
+    assert close(one.queries.class_logits[:, 0], whole.queries.class_logits[rows, target_frame])
 
 
 @torch.no_grad()
@@ -98,9 +98,9 @@ def test_best_query_is_of_the_mean_score_not_of_the_mean_logit():
 
 def test_masks_of_all_queries_only_where_select_looks(model, monkeypatch):
     drawn = []
-    draw = model.kernels.draw
+    draw = model.kernels.convolve
     monkeypatch.setattr(
-        model.kernels, "draw", lambda k, *a: drawn.append(k.shape[1]) or draw(k, *a)
+        model.kernels, "convolve", lambda k, *a: drawn.append(k.shape[1]) or draw(k, *a)
     )
     frames, padding = clips(1, 1)
     model(frames, padding, EXPRESSIONS[:1], best_query)
@@ -152,10 +152,10 @@ def test_clips_of_any_length(model, frames):
 def test_least_size_is_three_cells_at_stride_64(model, height, width, fits):
     frames, padding = clips(1, 1, height, width)
     if fits:
-        assert min(model.look(frames, padding).levels[-1].shape[-2:]) == 3
+        assert min(model.encode_video(frames, padding).levels[-1].shape[-2:]) == 3
     else:
         with pytest.raises(ValueError, match="enlarge or pad"):
-            model.look(frames, padding)
+            model.encode_video(frames, padding)
 
 
 def test_first_guess_is_no_object():
@@ -174,7 +174,7 @@ def test_identity_start_passes_features_through():
     changes = []
     for identity in (True, False):
         model = tiny_model(identity_start=identity)
-        visual = model.look(frames, padding)
+        visual = model.encode_video(frames, padding)
         words, word_padding, _ = model.text_encoder(model.tokenize(EXPRESSIONS[:1]))
         fused = model.fuse(visual, words, word_padding)
         projected = [

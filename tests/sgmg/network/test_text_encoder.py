@@ -2,13 +2,8 @@ import pytest
 import torch
 from transformers import AutoModel, DistilBertConfig
 
-from sgmg.network.text_encoder import (
-    TextEncoder,
-    Tokens,
-    load_text_parts,
-    tiny_text_config,
-    train_tokenizer,
-)
+from sgmg.network.text_encoder import TextEncoder, load_text_parts, tiny_text_config
+from sgmg.network.tokenizer import Tokens, train_tokenizer
 
 EXPRESSIONS = [
     "the small red circle moving left",

@@ -10,7 +10,7 @@ from transformers import RobertaConfig, RobertaModel
 from sgmg import SgMg, best_query
 from sgmg.__main__ import main
 from sgmg.network.backbones.backbone import build_backbone
-from sgmg.network.text_encoder import train_tokenizer
+from sgmg.network.tokenizer import train_tokenizer
 from sgmg.published.names import to_published_name
 from tests.sgmg.tiny import EXPRESSIONS, clips, tiny_config
 

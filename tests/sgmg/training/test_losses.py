@@ -23,7 +23,7 @@ def layer(queries: int = 5, seed: int = 0, selected: tuple[int, int] = (3, 1)) -
     every = guesses(queries, seed)
     return LayerOutput(
         queries=every,
-        selected=chosen,
+        query_index=chosen,
         low_mask_logits=every.low_mask_logits[torch.arange(2), :, chosen],
         mask_logits=torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)),
     )
@@ -108,7 +108,7 @@ def test_gradient_reaches_what_the_selected_query_said(queries: int) -> None:
     for tensor in (logits, output.mask_logits, output.low_mask_logits):
         assert (tensor.grad != 0).all()
     touched = boxes.grad.ne(0).any(-1).any(1)  # [E, Q]
-    assert torch.equal(touched, torch.nn.functional.one_hot(output.selected, queries).bool())
+    assert torch.equal(touched, torch.nn.functional.one_hot(output.query_index, queries).bool())
 
 
 @pytest.mark.parametrize("name", ["class_logits", "boxes_cxcywh", "mask_logits", "low_mask_logits"])
@@ -164,9 +164,11 @@ def test_loss_is_float32_under_autocast() -> None:
             return x.bfloat16().to(dtype)
 
         queries = whole.queries
-        queries = QueryOutput(cast(queries.class_logits), cast(queries.boxes_cxcywh), queries.draw)
+        queries = QueryOutput(
+            cast(queries.class_logits), cast(queries.boxes_cxcywh), queries.compute_masks
+        )
         masks = {k: cast(getattr(whole, k)) for k in ("mask_logits", "low_mask_logits")}
-        return SgMgOutput((LayerOutput(queries=queries, selected=whole.selected, **masks),))
+        return SgMgOutput((LayerOutput(queries=queries, query_index=whole.query_index, **masks),))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = Criterion()(as_type(torch.bfloat16), square_targets(), 5)

@@ -23,7 +23,7 @@ def guesses(queries: int, seed: int = 0) -> QueryOutput:
     return QueryOutput(
         class_logits=torch.randn(2, 3, queries, generator=g),
         boxes_cxcywh=torch.rand(2, 3, queries, 4, generator=g) * 0.5 + 0.2,
-        draw=lambda: low,
+        compute_masks=lambda: low,
     )
 
 
@@ -43,7 +43,7 @@ def test_one_query_is_selected_without_looking_at_masks() -> None:
     def forbidden() -> torch.Tensor:
         raise AssertionError("drawn for nothing")
 
-    layer = replace(guesses(1), draw=forbidden)
+    layer = replace(guesses(1), compute_masks=forbidden)
     assert Matcher()(layer, square_targets()).tolist() == [0, 0]
 
 

@@ -1,0 +1,20 @@
+"""What every network below `Backbone` may say of itself."""
+
+from torch import nn
+
+
+class BackboneBody(nn.Module):
+    """A network that maps frames [B, T, 3, H, W] to four maps [B*T, C, h, w]."""
+
+    @property
+    def recompute_blocks(self) -> list[nn.Module]:
+        """Blocks whose activations training may drop and compute again in the backward pass.
+
+        A block must give the same output when it runs twice on the same input, so one that keeps
+        running statistics is left out. By default there are none.
+        """
+        return []
+
+    def published_name(self, name: str) -> str:
+        """Published name (below `backbone.0.body.`) of the `state_dict` entry `name`."""
+        return name
