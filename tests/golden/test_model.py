@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from sgmg import SgMg, best_query, every_query
-from sgmg.published.names import config_of_published, to_published_name, without_clutter
+from sgmg.published.files import drop_clutter
+from sgmg.published.names import to_published_name
+from sgmg.published.sizes import config_of_published
 from tests.golden.fixtures import case_clips, compare, hold
 from tests.golden.models import case_tokens, golden_model, published_config
 
@@ -131,7 +133,7 @@ def test_names_shapes_and_counts_are_the_published_ones(golden_dir, table):
             alias = name.removeprefix("transformer.decoder.")
             if alias.startswith("bbox_embed."):
                 weights[name] = weights[alias]
-        weights = without_clutter(weights)
+        weights = drop_clutter(weights)
         config = config_of_published(weights)
         assert config == published_config(backbone, TEXT_LAYERS)
         with torch.device("meta"):

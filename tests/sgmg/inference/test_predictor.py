@@ -1,4 +1,4 @@
-"""Windows, streams, ranked queries: what it answers is what the network says."""
+"""Windows, streams, ranked queries: what the predictor answers is what the network says."""
 
 from collections.abc import Iterator
 
