@@ -1,6 +1,9 @@
-"""What every network below `Backbone` may say of itself."""
+"""What `Backbone` asks of any network below it."""
 
 from torch import nn
+
+Channels = tuple[int, int, int, int]
+STRIDES = (4, 8, 16, 32)  # pixels between the cells of the four maps
 
 
 class BackboneBody(nn.Module):
@@ -10,7 +13,7 @@ class BackboneBody(nn.Module):
     def recompute_blocks(self) -> list[nn.Module]:
         """Blocks whose activations training may drop and compute again in the backward pass.
 
-        A block must give the same output when it runs twice on the same input, so one that keeps
+        A block must give the same output whenever it runs on the same input, so one that keeps
         running statistics is left out. By default there are none.
         """
         return []

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch._dynamo import trace_rules
 
 from sgmg import best_query
-from sgmg.network.backbones import backbone as backbones
-from sgmg.network.backbones.video_swin import SwinSize
+from sgmg.network.backbones.swin_parts import SIZES, SwinSize
 from sgmg.network.heads import Perceptron
 from sgmg.network.tokenizer import Tokens
 from sgmg.training.matcher import Matcher, Targets
@@ -133,7 +132,7 @@ def test_training_with_the_matcher_is_one_graph():
 @long
 @pytest.mark.parametrize("backbone", ["video_swin_t", "swin_t", "resnet50"])
 def test_published_parts_are_one_graph(backbone, monkeypatch):
-    monkeypatch.setitem(backbones.SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
+    monkeypatch.setitem(SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
     sizes = {"decoder_layers": 1, "dropout": 0.0, "drop_path": 0.0}
     model = tiny_model(backbone=backbone, text_config=ROBERTA, **sizes)
     ids = torch.tensor([[0, 10, 20, 2], [0, 7, 2, 1]])

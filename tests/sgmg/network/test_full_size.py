@@ -8,8 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from sgmg import SgMg, SgMgConfig
-from sgmg.network.backbones import backbone
-from sgmg.network.backbones.video_swin import SwinSize
+from sgmg.network.backbones.swin_parts import SIZES, SwinSize
 from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.matcher import Targets
 from sgmg.training.optim import make_schedule, parameter_groups
@@ -63,7 +62,7 @@ LONG = "SGMG_LONG" in os.environ
 def test_video_swin_takes_clips_of_any_length(frames, monkeypatch):
     """With SGMG_LONG=1 of the published width. The published attention refuses 65 to 127 frames."""
     if not LONG:
-        monkeypatch.setitem(backbone.SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
+        monkeypatch.setitem(SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
     model = tiny_model(backbone="video_swin_t")
     clip = torch.randn(1, frames, 3, 129, 129, generator=torch.Generator().manual_seed(0))
     padding, tokens = torch.zeros(1, 129, 129, dtype=torch.bool), model.tokenize(["a dog"])
