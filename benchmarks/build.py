@@ -25,7 +25,7 @@ from preprocess.build_shards import Build, open_set, settings_of
 from shards.build.writer import build_set
 from shards.format.index import IndexWriter
 from shards.format.rle import Rle
-from shards.format.schema import Expression, Frame, Video
+from shards.format.schema import Expression, Frame, Video, image_suffix, masks_suffix
 from shards.storage.storage import Span
 
 FRAMES = 30
@@ -94,7 +94,10 @@ def measure_index() -> tuple[float, float, int]:
     names = [f"{number:05d}" for number in range(FRAMES)]
     frames = [Frame(name, b"", "jpg", {"1": rle, "2": rle}) for name in names]
     said = tuple(Expression(str(number), "the dog on the left", ("1",)) for number in range(4))
-    spans = [Span(10**9, 110_000, 12345)] * (1 + 2 * FRAMES)
+    suffixes = ["json"]
+    for position in range(FRAMES):
+        suffixes += [image_suffix(position, "jpg"), masks_suffix(position)]
+    spans = dict.fromkeys(suffixes, Span(10**9, 110_000, 12345))
     videos = 1_000_000 // len(spans) + 1
     before, used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, cpu()
     index = IndexWriter()

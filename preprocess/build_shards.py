@@ -30,8 +30,9 @@ from preprocess.readers import (
 )
 from preprocess.reencode import Reencoded
 from preprocess.synthetic.write import SyntheticSettings, is_written, write_synthetic
+from shards.build.plan import Plan
 from shards.build.ray_cluster import on_ray
-from shards.build.writer import Plan, build_set
+from shards.build.writer import build_set
 from shards.errors import ShardError
 from shards.format.schema import Json
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from preprocess import official_files as files
-from shards.build.writer import Plan
+from shards.build.plan import Plan
 from shards.errors import ShardError
 from shards.format.schema import Expression, Frame, Video
 

@@ -1,12 +1,13 @@
-"""Referring video object segmentation data as tar shards: write, read, check.
+"""Referring video object segmentation data as tar shards: write, read, check, stream.
 
-`import shards` is light: `ClipLoader` and `Batch`, which need torch and DALI, come when asked for.
+`import shards` is light: `ClipLoader` and `Batch`, which need torch and DALI, are imported when
+they are first asked for. This package imports neither `preprocess` nor `sgmg`.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from shards.build.writer import Plan as Plan
+from shards.build.plan import Plan as Plan
 from shards.build.writer import build_set as build_set
 from shards.errors import ShardError as ShardError
 from shards.format.rle import Rle as Rle
@@ -23,12 +24,12 @@ from shards.storage.cache import ShardCache as ShardCache
 if TYPE_CHECKING:
     from shards.stream.batch import Batch as Batch
     from shards.stream.loader import ClipLoader as ClipLoader
+else:
+    # hidden from the type checker, which would take every unknown name for one of these
+    _HEAVY_MODULES = {"Batch": "shards.stream.batch", "ClipLoader": "shards.stream.loader"}
 
-_LATER = {"Batch": "shards.stream.batch", "ClipLoader": "shards.stream.loader"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is heavy when it is first asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module 'shards' has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)
+    def __getattr__(name: str) -> object:
+        """Import a heavy class when it is first asked for."""
+        if name not in _HEAVY_MODULES:
+            raise AttributeError(f"module 'shards' has no attribute {name!r}")
+        return getattr(import_module(_HEAVY_MODULES[name]), name)

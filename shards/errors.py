@@ -9,7 +9,8 @@ class DamageError(ShardError):
     """Stored bytes that are missing or wrong, however often they are fetched.
 
     Attributes:
-        part: Which of the members or frames asked for it is; None: the whole shard.
+        part: Index of the damaged member among those that were asked for, or position of its frame
+            in the video; None if the whole shard is damaged.
     """
 
     def __init__(self, message: str, part: int | None = None) -> None:

@@ -18,7 +18,8 @@ import evaluate
 from sgmg.evaluation.report import Row, averages, inspection
 from sgmg.masks.png_masks import open_tree, write_submission
 from shards import ShardSet
-from shards.build.writer import Plan, build_set
+from shards.build.plan import Plan
+from shards.build.writer import build_set
 from shards.format.rle import decode_mask, encode_mask
 from shards.format.schema import Expression, Video
 from tests.processes import finish, start

@@ -12,6 +12,7 @@ from shards.format.schema import FORMAT_VERSION, Json
 from shards.storage.storage import Storage
 
 MANIFEST = "manifest.json"
+_FORMAT_NAME = "sgmg-shards"
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,15 @@ class Counts:
     bytes: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        """Sum of both."""
-        mine, theirs = asdict(self), asdict(other)
-        return Counts(**{name: mine[name] + theirs[name] for name in mine})
+        """Add field by field."""
+        return Counts(
+            videos=self.videos + other.videos,
+            frames=self.frames + other.frames,
+            annotated_frames=self.annotated_frames + other.annotated_frames,
+            objects=self.objects + other.objects,
+            expressions=self.expressions + other.expressions,
+            bytes=self.bytes + other.bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One shard and its index: names, bytes, SHA-256 in hexadecimal."""
+    """One shard and its index: file names, bytes, SHA-256 in hexadecimal.
+
+    Attributes:
+        name: Of the tar.
+        bytes: Of the tar.
+        sha256: Of the tar.
+        index: Name of the Parquet file.
+    """
 
     name: str
     bytes: int
@@ -54,7 +68,7 @@ class ShardRecord:
 
 
 def _library_versions() -> dict[str, str]:
-    """Versions of what decides the bytes of shards and indexes."""
+    """Versions of the libraries that decide the bytes of shards and indexes."""
     return {name: version(name) for name in ("webdataset", "pyarrow", "pycocotools")}
 
 
@@ -66,11 +80,11 @@ class Manifest:
         dataset: Such as "ref-davis17".
         split: Such as "train".
         plan: SHA-256 of everything the shards were planned from: keys, sizes, seed, settings.
-        seed: Of the plan.
-        shard_bytes: Aim of the plan.
-        settings: What the builder was told about the source.
+        seed: Decides the order of the videos.
+        shard_bytes: Size of a shard that the plan aimed at.
+        settings: What the builder needs to read the source again.
         shards: In the order of their names.
-        versions: Of the libraries that wrote it.
+        versions: Version by name of each library that decides the bytes.
         hash: SHA-256 of the file's bytes; not in the file.
     """
 
@@ -91,49 +105,60 @@ class Manifest:
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Videos left out of any shard."""
-        return tuple(it for shard in self.shards for it in shard.skipped)
+        """Videos that were left out of any shard."""
+        return tuple(video for shard in self.shards for video in shard.skipped)
 
     def encode(self) -> bytes:
-        """The file's bytes: JSON for people and programs, equal for equal content."""
-        body = {name: value for name, value in asdict(self).items() if name != "hash"}
-        head = {"format": "sgmg-shards", "format_version": FORMAT_VERSION}
-        content = head | {"counts": asdict(self.counts)} | body
+        """Write the file's bytes: JSON for people and programs, equal for equal content."""
+        content = {
+            "format": _FORMAT_NAME,
+            "format_version": FORMAT_VERSION,
+            "counts": asdict(self.counts),
+            **asdict(self),
+        }
+        del content["hash"]  # a file cannot hold its own hash
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
     @staticmethod
-    def decode(data: bytes, where: str) -> "Manifest":
-        """Invert `encode`.
+    def decode(data: bytes, address: str) -> "Manifest":
+        """Read the file's bytes.
 
         Args:
             data: The file.
-            where: Address of the set, for messages.
+            address: Of the set, for messages.
 
         Raises:
-            ShardError: If the file is none of ours, or of another format version.
+            ShardError: If the file is no manifest, or one of another format version.
         """
-        problem = f"{where}/{MANIFEST} is no manifest of a shard set; give the folder of one"
         try:
             content: dict[str, Any] = json.loads(data)
-            if content.pop("format") != "sgmg-shards":
-                raise ShardError(problem)
-            if (found := content.pop("format_version")) != FORMAT_VERSION:
+            if content.pop("format") != _FORMAT_NAME:
+                raise ValueError("a file of another kind")
+            format_version = content.pop("format_version")
+            if format_version != FORMAT_VERSION:
                 raise ShardError(
-                    f"{where} has shard format {found}, this program reads {FORMAT_VERSION}; build "
-                    f"the shards again, or use the version of this program that wrote them"
+                    f"{address} has shard format {format_version}, this program reads "
+                    f"{FORMAT_VERSION}; build the shards again, or use the version of this "
+                    f"program that wrote them"
                 )
+            # the totals are for people: `counts` adds up those of the shards
             del content["counts"]
-            shards = tuple(decode_record(it) for it in content.pop("shards"))
+            shards = tuple(decode_record(record) for record in content.pop("shards"))
+            # spread, so that a field too many is refused as well as one too few
             return Manifest(**content, shards=shards, hash=hashlib.sha256(data).hexdigest())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise error if isinstance(error, ShardError) else ShardError(problem) from None
+        except ShardError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ShardError(
+                f"{address}/{MANIFEST} is no manifest of a shard set; give the folder of one"
+            ) from None
 
     @staticmethod
     def load(storage: Storage) -> "Manifest":
         """Read the manifest of a set.
 
         Raises:
-            ShardError: If there is none, so the set is half-built, or `decode` refuses it.
+            ShardError: If there is none, so that the set is half-built, or it cannot be decoded.
         """
         if not storage.exists(MANIFEST):
             raise ShardError(
@@ -144,7 +169,12 @@ class Manifest:
 
 
 def decode_record(content: dict[str, Any]) -> ShardRecord:
-    """A shard's record from its JSON; KeyError or TypeError if it is none."""
+    """Read a shard's record from its JSON, which is used up.
+
+    Raises:
+        KeyError: If the counts or the list of skipped videos are missing.
+        TypeError: If another field is missing, or one is unknown.
+    """
     counts = Counts(**content.pop("counts"))
-    skipped = tuple(Skipped(**it) for it in content.pop("skipped"))
+    skipped = tuple(Skipped(**video) for video in content.pop("skipped"))
     return ShardRecord(**content, counts=counts, skipped=skipped)

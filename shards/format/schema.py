@@ -1,28 +1,25 @@
 """What a sample is: the record types, their tar members, and the way from one to the other.
 
-A sample is one video (an image is a video of one frame). This file alone knows member names and the
-JSON inside them; `docs/shard_format.md` says the same in words.
+A sample is one video; an image is a video of one frame. This file alone knows the names of members
+and the JSON inside them. `docs/shard_format.md` says the same in words.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict
 
 from shards.errors import ShardError
-from shards.format.image_header import PNG_SIGNATURE
-from shards.format.image_header import image_size as image_size
-from shards.format.rle import BoolArray as BoolArray
-from shards.format.rle import Rle as Rle
-from shards.format.rle import decode_mask as decode_mask
-from shards.format.rle import encode_mask as encode_mask
-from shards.format.rle import mask_area as mask_area
+from shards.format.image_header import PNG_SIGNATURE, image_size
+from shards.format.rle import Rle, mask_area
 
 FORMAT_VERSION = 1
-MAX_FRAMES = 1_000_000
+MAX_FRAMES = 1_000_000  # members are named by six digits
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+# 80 characters of key and 16 of the longest suffix (".000000.rle.json") fit the 100 bytes that a
+# plain USTAR header has for a name. A dot would end the key for webdataset.
+_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 Extension = Literal["jpg", "png"]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -30,11 +27,11 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 @dataclass(frozen=True)
 class Expression:
-    """A sentence and the objects it names.
+    """A referring expression and the objects it names.
 
     Attributes:
         id: Unique within its video.
-        text: The words, as the data set has them.
+        text: As the data set has it.
         objects: Ids of the objects named; the target is their union. Empty where the data set
             keeps them secret.
         kind: Free tag: an annotator, or "appearance", "side", "motion" in the synthetic data.
@@ -53,8 +50,9 @@ class Frame:
     Attributes:
         name: The source's name without extension, such as "00005".
         image: The source's own encoded bytes.
-        extension: What `image` is: "jpg" or "png".
-        masks: Object id to mask. None: nobody annotated this frame. An absent object has no entry.
+        extension: Format of `image`.
+        masks: Object id to mask; an object that is not in the frame has no entry. None if nobody
+            annotated the frame.
     """
 
     name: str
@@ -77,7 +75,7 @@ class Video:
         width: Of every frame, in pixels.
         frames: In time order; may be lazy.
         objects: Object id to category, "" where unknown.
-        expressions: What is said about the video.
+        expressions: In the order of the data set.
     """
 
     key: str
@@ -91,30 +89,75 @@ class Video:
     expressions: tuple[Expression, ...]
 
 
+class _ObjectJson(TypedDict):
+    id: str
+    category: str
+
+
+class _ExpressionJson(TypedDict):
+    id: str
+    text: str
+    objects: list[str]
+    kind: str
+
+
+class _HeadJson(TypedDict):
+    """Content of a sample's `.json` member, in the order in which it is written.
+
+    Attributes:
+        format: Version of the format.
+        frames: Names of the frames.
+        annotated: Positions of the frames that carry ground truth.
+    """
+
+    format: int
+    dataset: str
+    split: str
+    video_id: str
+    height: int
+    width: int
+    frames: list[str]
+    annotated: list[int]
+    objects: list[_ObjectJson]
+    expressions: list[_ExpressionJson]
+
+
+class _MaskJson(TypedDict):
+    """One mask in a `.rle.json` member."""
+
+    id: str
+    counts: str
+
+
 def image_suffix(position: int, extension: str) -> str:
     """Name of a frame's image behind the key: "000012.jpg"."""
     return f"{position:06d}.{extension}"
 
 
 def masks_suffix(position: int) -> str:
-    """Name of a frame's masks behind the key: "000012.rle.json"; right behind its image."""
+    """Name of a frame's masks behind the key: "000012.rle.json".
+
+    In the order of names it stands right behind the frame's image, so both come in one range.
+    """
     return f"{position:06d}.rle.json"
 
 
-def dump_json(value: Any) -> bytes:
-    """The one way JSON is written here: UTF-8, no blanks, keys in the order given."""
+def dump_json(value: object) -> bytes:
+    """Write JSON in the one way of this format: UTF-8, no blanks, keys in the order given."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def prepare_video(video: Video) -> Video:
-    """A video ready to be written: frames in memory, empty masks left out, everything checked.
+    """Make a video ready to be written: frames in memory, empty masks left out, all checked.
 
     Raises:
-        ShardError: If it breaks the format; names the video and the first thing wrong with it.
+        ShardError: If the video breaks the format; names it and the first thing wrong with it.
     """
     frames = []
     for frame in video.frames:
-        masks = frame.masks and {id_: it for id_, it in frame.masks.items() if mask_area(it)}
+        masks = frame.masks
+        if masks is not None:
+            masks = {object_id: rle for object_id, rle in masks.items() if mask_area(rle)}
         frames.append(replace(frame, masks=masks))
     prepared = replace(video, frames=frames)
     for problem in _problems(prepared):
@@ -123,32 +166,57 @@ def prepare_video(video: Video) -> Video:
 
 
 def encode_video(video: Video) -> Iterator[tuple[str, bytes]]:
-    """The tar members of a prepared video, in their order.
+    """Give the tar members of a prepared video in their order.
 
     Yields:
-        Suffix behind the key, bytes.
+        Suffix behind the key, and bytes.
     """
-    head: dict[str, Any] = {"format": FORMAT_VERSION} | {
-        name: getattr(video, name) for name in ("dataset", "split", "video_id", "height", "width")
-    }
-    head["frames"] = [frame.name for frame in video.frames]
-    head["annotated"] = [at for at, it in enumerate(video.frames) if it.masks is not None]
-    head["objects"] = [{"id": it, "category": kind} for it, kind in video.objects.items()]
-    head["expressions"] = [asdict(expression) for expression in video.expressions]
-    yield "json", dump_json(head)
+    yield "json", dump_json(_head_json(video))
     for position, frame in enumerate(video.frames):
         yield image_suffix(position, frame.extension), frame.image
         if frame.masks is not None:
-            visible = [
-                {"id": it, "counts": frame.masks[it].counts.decode("ascii")}
-                for it in video.objects
-                if it in frame.masks
-            ]
-            yield masks_suffix(position), dump_json(visible)
+            yield masks_suffix(position), dump_json(_masks_json(video, frame.masks))
+
+
+def _head_json(video: Video) -> _HeadJson:
+    annotated = [position for position, frame in enumerate(video.frames) if frame.masks is not None]
+    objects: list[_ObjectJson] = [
+        {"id": object_id, "category": category} for object_id, category in video.objects.items()
+    ]
+    expressions: list[_ExpressionJson] = [
+        {
+            "id": expression.id,
+            "text": expression.text,
+            "objects": list(expression.objects),
+            "kind": expression.kind,
+        }
+        for expression in video.expressions
+    ]
+    return {
+        "format": FORMAT_VERSION,
+        "dataset": video.dataset,
+        "split": video.split,
+        "video_id": video.video_id,
+        "height": video.height,
+        "width": video.width,
+        "frames": [frame.name for frame in video.frames],
+        "annotated": annotated,
+        "objects": objects,
+        "expressions": expressions,
+    }
+
+
+def _masks_json(video: Video, masks: Mapping[str, Rle]) -> list[_MaskJson]:
+    """Masks in the order of the video's objects, whatever order the reader had."""
+    return [
+        {"id": object_id, "counts": masks[object_id].counts.decode("ascii")}
+        for object_id in video.objects
+        if object_id in masks
+    ]
 
 
 def decode_masks(data: bytes, height: int, width: int) -> dict[str, Rle]:
-    """The masks of a frame from their member; run lengths are checked when one is expanded.
+    """Read the masks of a frame from their member; run lengths are checked when one is expanded.
 
     Args:
         data: The `.rle.json` member.
@@ -159,81 +227,109 @@ def decode_masks(data: bytes, height: int, width: int) -> dict[str, Rle]:
         ShardError: If the member is no JSON list of ids and counts.
     """
     try:
-        masks = json.loads(data)
-        return {it["id"]: Rle(height, width, it["counts"].encode("ascii")) for it in masks}
+        masks: list[_MaskJson] = json.loads(data)
+        return {mask["id"]: Rle(height, width, mask["counts"].encode("ascii")) for mask in masks}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ShardError(f"a masks member holds no masks ({error}); build it again") from None
 
 
-def decode_sample(sample: Mapping[str, Any]) -> Video:
+def decode_sample(sample: Mapping[str, Any]) -> Video:  # webdataset mixes text and bytes
     """Read back one sample as `webdataset` groups it: `WebDataset(urls).map(decode_sample)`.
 
     Args:
-        sample: "__key__", and suffix to bytes, undecoded.
+        sample: Suffix to bytes, undecoded, and "__key__" to the key.
 
     Raises:
         ShardError: If a member is missing, as in a tar cut short, or does not hold what it should.
     """
     try:
-        head = json.loads(sample["json"])
-        if head["format"] != FORMAT_VERSION:
-            raise ShardError(f"format {head['format']}, this program reads {FORMAT_VERSION}")
-        expressions = tuple(
-            Expression(it["id"], it["text"], tuple(it["objects"]), it["kind"])
-            for it in head["expressions"]
-        )
-        return Video(
-            key=sample["__key__"],
-            **{name: head[name] for name in ("dataset", "split", "video_id", "height", "width")},
-            frames=[_decode_frame(sample, head, at) for at in range(len(head["frames"]))],
-            objects={it["id"]: it["category"] for it in head["objects"]},
-            expressions=expressions,
-        )
+        return _decode_members(sample["__key__"], sample)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        problem = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ShardError(
-            f"video {sample.get('__key__')}: {what}; its shard is cut short or damaged, copy it "
+            f"video {sample.get('__key__')}: {problem}; its shard is cut short or damaged, copy it "
             f"again or build it again"
         ) from None
 
 
-def _decode_frame(sample: Mapping[str, Any], head: Mapping[str, Any], position: int) -> Frame:
-    png = image_suffix(position, "png") in sample
-    extension: Extension = "png" if png else "jpg"
+def _decode_members(key: str, members: Mapping[str, bytes]) -> Video:
+    head: _HeadJson = json.loads(members["json"])
+    if head["format"] != FORMAT_VERSION:
+        raise ShardError(f"format {head['format']}, this program reads {FORMAT_VERSION}")
+    expressions = [
+        Expression(
+            id=expression["id"],
+            text=expression["text"],
+            objects=tuple(expression["objects"]),
+            kind=expression["kind"],
+        )
+        for expression in head["expressions"]
+    ]
+    frames = [_decode_frame(members, head, position) for position in range(len(head["frames"]))]
+    return Video(
+        key=key,
+        dataset=head["dataset"],
+        split=head["split"],
+        video_id=head["video_id"],
+        height=head["height"],
+        width=head["width"],
+        frames=frames,
+        objects={item["id"]: item["category"] for item in head["objects"]},
+        expressions=tuple(expressions),
+    )
+
+
+def _decode_frame(members: Mapping[str, bytes], head: _HeadJson, position: int) -> Frame:
+    is_png = image_suffix(position, "png") in members
+    extension: Extension = "png" if is_png else "jpg"
     masks = None
     if position in head["annotated"]:
-        masks = decode_masks(sample[masks_suffix(position)], head["height"], head["width"])
-    image = sample[image_suffix(position, extension)]
-    return Frame(head["frames"][position], image, extension, masks)
+        masks = decode_masks(members[masks_suffix(position)], head["height"], head["width"])
+    return Frame(
+        name=head["frames"][position],
+        image=members[image_suffix(position, extension)],
+        extension=extension,
+        masks=masks,
+    )
 
 
 def _problems(video: Video) -> Iterator[str]:
-    if not _KEY.fullmatch(video.key):
+    """Everything that is wrong with a video, found one by one when asked for."""
+    if not _KEY_PATTERN.fullmatch(video.key):
         yield "a key is 1 to 80 ASCII letters, digits, _ and -, the first a letter or digit"
     if not 0 < len(video.frames) <= MAX_FRAMES:
         yield f"{len(video.frames)} frames, must be 1 to {MAX_FRAMES}"
     if len({frame.name for frame in video.frames}) < len(video.frames):
         yield "two frames of one name"
-    if len({it.id for it in video.expressions}) < len(video.expressions):
+    if len({expression.id for expression in video.expressions}) < len(video.expressions):
         yield "two expressions of one id"
     objects = sorted(video.objects)
-    for it in video.expressions:
-        if unknown := set(it.objects) - set(objects):
-            yield f"expression {it.id!r} names objects {sorted(unknown)}, the video has {objects}"
+    for expression in video.expressions:
+        unknown = set(expression.objects) - set(objects)
+        if unknown:
+            yield (
+                f"expression {expression.id!r} names objects {sorted(unknown)}, "
+                f"the video has {objects}"
+            )
     for frame in video.frames:
         if frame.extension not in ("jpg", "png"):
             yield f"frame {frame.name!r} is called {frame.extension}, must be jpg or png"
-        yield from (f"frame {frame.name!r}: {it}" for it in _frame_problems(video, frame))
+        for problem in _frame_problems(video, frame):
+            yield f"frame {frame.name!r}: {problem}"
 
 
 def _frame_problems(video: Video, frame: Frame) -> Iterator[str]:
-    size, found = f"{video.height} x {video.width}", image_size(frame.image)
-    if found is None or frame.image.startswith(PNG_SIGNATURE) != (frame.extension == "png"):
+    video_size = (video.height, video.width)
+    size_text = f"{video.height} x {video.width}"
+    actual_size = image_size(frame.image)
+    is_png = frame.image.startswith(PNG_SIGNATURE)
+    if actual_size is None or is_png != (frame.extension == "png"):
         yield f"its bytes are no {frame.extension} image"
-    elif found != (video.height, video.width):
-        yield f"{found[0]} x {found[1]} pixels, the video has {size}"
-    for name, rle in (frame.masks or {}).items():
-        if name not in video.objects:
-            yield f"mask of object {name!r}, the video has {sorted(video.objects)}"
-        if (rle.height, rle.width) != (video.height, video.width):
-            yield f"mask of {rle.height} x {rle.width} pixels, the video has {size}"
+    elif actual_size != video_size:
+        yield f"{actual_size[0]} x {actual_size[1]} pixels, the video has {size_text}"
+    masks = frame.masks or {}
+    for object_id, rle in masks.items():
+        if object_id not in video.objects:
+            yield f"mask of object {object_id!r}, the video has {sorted(video.objects)}"
+        if (rle.height, rle.width) != video_size:
+            yield f"mask of {rle.height} x {rle.width} pixels, the video has {size_text}"

@@ -1,1 +1,4 @@
-"""storage."""
+"""Where bytes live: local folders, object stores, and a cache of whole shards.
+
+May import `shards.errors` only.
+"""

@@ -15,122 +15,180 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from shards.errors import ShardError
 from shards.storage.backends import Folder
 
-_AGAIN = 60.0  # seconds until a shard that could not be kept is tried again
-_IDLE = 3600.0  # seconds: an entry unused for so long may make room
+RETRY_AFTER_S = 60.0  # until a shard that could not be kept is fetched again
+EVICT_AFTER_S = 3600.0  # an entry that was not used for so long may make room
+_CLOSE_TIMEOUT_S = 10.0
+_PARTIAL = ".partial"
+_LOCK = ".lock"
 _log = logging.getLogger(__name__)
 
-Blocks = Callable[[], Iterator[bytes]]
-Job = tuple[str, int, Blocks]
+
+class CachedShard(NamedTuple):
+    """What the cache has to know of a shard."""
+
+    sha256: str
+    num_bytes: int
+
+
+class _Job(NamedTuple):
+    """A shard to be fetched; `read_blocks` begins to read its bytes."""
+
+    shard: CachedShard
+    read_blocks: Callable[[], Iterator[bytes]]
 
 
 class ShardCache:
     """A folder of whole shards; filled in the background, safe between threads and processes.
 
-    Entries in use stay: a set larger than the cache keeps what came first and reads the rest by
+    Entries in use stay: a set larger than the cache keeps what came first and reads the others by
     ranges, which costs less than whole shards coming and going.
 
     Args:
-        folder: On a local disk; made if it is not there.
+        folder: On a local disk; made if it does not exist.
         max_bytes: Of all files in it together, at any time.
+        retry_after_s: Seconds until a shard that could not be kept is fetched again.
+        evict_after_s: Seconds after which an entry that nobody used may make room.
 
     Raises:
         ShardError: If the folder cannot be made.
     """
 
-    def __init__(self, folder: str | Path, max_bytes: int) -> None:
-        self.folder, self.max_bytes = Path(folder).expanduser().absolute(), max_bytes
+    def __init__(
+        self,
+        folder: str | Path,
+        max_bytes: int,
+        *,
+        retry_after_s: float = RETRY_AFTER_S,
+        evict_after_s: float = EVICT_AFTER_S,
+    ) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.max_bytes = max_bytes
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ShardError(f"{self.folder}: {error.strerror}; name another cache") from None
-        self._asked: dict[str, float] = {}
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._retry_after_s = retry_after_s
+        self._evict_after_s = evict_after_s
+        self._requested_at: dict[str, float] = {}  # SHA-256 to a time of `time.monotonic`
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._thread: threading.Thread | None = None
-        self._guard, self._closed = threading.Lock(), threading.Event()
+        self._guard = threading.Lock()  # of the requests and the thread
+        self._closed = threading.Event()
 
-    def read(self, digest: str, starts: list[int], ends: list[int]) -> Sequence[bytes] | None:
-        """Ranges of a shard, or None if it is not here."""
+    def read(
+        self, sha256: str, starts: Sequence[int], ends: Sequence[int]
+    ) -> Sequence[bytes] | None:
+        """Read ranges of a shard; None if the cache does not hold it."""
         try:
-            with contextlib.suppress(PermissionError):  # another user's
-                os.utime(self.folder / digest)
-            return Folder(self.folder).ranges(digest, starts, ends)
+            # the time of the last use; an entry of another user cannot be touched, but read
+            with contextlib.suppress(PermissionError):
+                os.utime(self.folder / sha256)
+            return Folder(self.folder).ranges(sha256, starts, ends)
         except FileNotFoundError:
             return None
 
-    def drop(self, digest: str) -> None:
-        """Remove an entry, if it is here."""
-        (self.folder / digest).unlink(missing_ok=True)
+    def drop(self, sha256: str) -> None:
+        """Remove an entry, if there is one."""
+        (self.folder / sha256).unlink(missing_ok=True)
 
-    def want(self, digest: str, size: int, blocks: Blocks) -> None:
-        """Have a shard fetched in the background, unless there is no room or somebody does it.
+    def request(self, shard: CachedShard, read_blocks: Callable[[], Iterator[bytes]]) -> None:
+        """Have a shard fetched in the background.
+
+        Nothing happens if it was requested not long ago, or the cache is closed.
 
         Args:
-            digest: SHA-256 of the shard.
-            size: In bytes.
-            blocks: Yields them.
+            shard: To be kept.
+            read_blocks: Begins to read the shard's bytes, in blocks of any size.
         """
         with self._guard:
             now = time.monotonic()
-            if self._closed.is_set() or now - self._asked.get(digest, -_AGAIN) < _AGAIN:
+            requested_at = self._requested_at.get(shard.sha256)
+            is_recent = requested_at is not None and now - requested_at < self._retry_after_s
+            if is_recent or self._closed.is_set():
                 return
-            self._asked[digest] = now
-            self._jobs.put((digest, size, blocks))
+            self._requested_at[shard.sha256] = now
+            self._jobs.put(_Job(shard, read_blocks))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="shards-cache", daemon=True)
                 self._thread.start()
 
+    def wait(self) -> None:
+        """Wait until every shard requested so far is kept or refused."""
+        self._jobs.join()
+
     def close(self) -> None:
         """Stop filling; entries stay."""
         with self._guard:
+            if self._thread is not None and not self._closed.is_set():
+                self._jobs.put(None)
             self._closed.set()
-            self._jobs.put(None)
         if self._thread is not None:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=_CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while True:
+            job = self._jobs.get()
             try:
-                self._fill(*job)
+                if job is None:  # put by `close`
+                    return
+                self._fill(job)
             except (OSError, ShardError) as error:
                 _log.warning("%s: a shard was not kept: %s", self.folder, error)
+            finally:
+                self._jobs.task_done()
 
-    def _fill(self, digest: str, size: int, blocks: Blocks) -> None:
+    def _fill(self, job: _Job) -> None:
         """Fetch a shard, check it, let it appear."""
-        path, found = self.folder / f"{digest}.partial", hashlib.sha256()
-        with (self.folder / ".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the file, or with the process
-            if (self.folder / digest).exists() or not self._make_room(size):
+        entry = self.folder / job.shard.sha256
+        partial = entry.with_name(entry.name + _PARTIAL)
+        with (self.folder / _LOCK).open("ab") as lock:
+            # One process fills at a time, or all together would exceed the bound. The lock ends
+            # with the open file, and so with a process that is killed.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if entry.exists() or not self._make_room(job.shard.num_bytes):
                 return
             try:
-                with path.open("xb") as file:
-                    for block in blocks():
-                        if self._closed.is_set():
-                            return
-                        found.update(block)
-                        file.write(block)
-                if found.hexdigest() != digest:
-                    raise ShardError("its SHA-256 is not that of the manifest")
-                path.replace(self.folder / digest)
+                if self._write(job, partial):
+                    partial.replace(entry)
             finally:
-                path.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> bool:
-        """Remove what the dead left, then what is idle until the size fits."""
+    def _write(self, job: _Job, path: Path) -> bool:
+        """Write a shard's bytes; False if the cache was closed before the last of them.
+
+        Raises:
+            ShardError: If they are not those of the shard.
+        """
+        digest = hashlib.sha256()
+        with path.open("xb") as file:
+            for block in job.read_blocks():
+                if self._closed.is_set():
+                    return False
+                digest.update(block)
+                file.write(block)
+        if digest.hexdigest() != job.shard.sha256:
+            raise ShardError("its SHA-256 is not that of the manifest")
+        return True
+
+    def _make_room(self, num_bytes: int) -> bool:
+        """Remove what killed processes left, then what is idle until the bytes fit."""
         entries = []
         for path in self.folder.iterdir():
-            if path.suffix == ".partial":
-                path.unlink()
-            elif path.name != ".lock":
-                with contextlib.suppress(FileNotFoundError):  # dropped
+            if path.suffix == _PARTIAL:
+                path.unlink()  # whoever wrote it is dead, for the lock is ours
+            elif path.name != _LOCK:
+                with contextlib.suppress(FileNotFoundError):  # another process dropped it just now
                     entries.append((path.stat(), path))
-        left = self.max_bytes - sum(found.st_size for found, _ in entries)
-        for found, path in sorted(entries, key=lambda it: it[0].st_mtime):
-            if left >= size or found.st_mtime > time.time() - _IDLE:
+        free_bytes = self.max_bytes - sum(status.st_size for status, _ in entries)
+        oldest_use = time.time() - self._evict_after_s
+        for status, path in sorted(entries, key=lambda entry: entry[0].st_mtime):
+            if free_bytes >= num_bytes or status.st_mtime > oldest_use:
                 break
             path.unlink(missing_ok=True)
-            left += found.st_size
-        return left >= size
+            free_bytes += status.st_size
+        return free_bytes >= num_bytes

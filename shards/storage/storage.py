@@ -1,4 +1,4 @@
-"""Where bytes live: the one place that tells a local folder from `s3://`, `gs://`, `az://`, `https://`.
+"""`Storage`: a folder of shards wherever it lives: on a disk, in `s3://`, `gs://`, `az://`, `https://`.
 
 obstore speaks to object stores, fsspec to every other scheme. Credentials come from the usual
 environment variables and profiles only, and no message shows them.
@@ -11,21 +11,28 @@ import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import google_crc32c
 import numpy as np
 
 from shards.errors import DamageError, ShardError
 from shards.storage.backends import connect, local_folder
-from shards.storage.cache import ShardCache
+from shards.storage.cache import CachedShard, ShardCache
 
-_STREAM_BLOCK = 8 * 1024 * 1024
-_REFETCHES = 2
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from obstore import Bytes
+
+_STALL_S = 8.0
+_STREAM_BLOCK_BYTES = 8 << 20
+_WRITE_BUFFER_BYTES = 1 << 20
+_MAX_REFETCHES = 2  # of a member whose checksum is wrong
+_MAX_REASON_CHARACTERS = 300
 _log = logging.getLogger(__name__)
 
 
@@ -59,71 +66,112 @@ class Traffic:
     cached: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def add(self, **more: int) -> None:
-        """Count more of each; safe between threads."""
+    def add(
+        self,
+        *,
+        requests: int = 0,
+        num_bytes: int = 0,
+        refetched: int = 0,
+        retries: int = 0,
+        hedges: int = 0,
+        cached: int = 0,
+    ) -> None:
+        """Add to the counts; safe between threads."""
         with self._lock:
-            for name, count in more.items():
-                setattr(self, name, getattr(self, name) + count)
+            self.requests += requests
+            self.bytes += num_bytes
+            self.refetched += refetched
+            self.retries += retries
+            self.hedges += hedges
+            self.cached += cached
+
+
+class Ranges(NamedTuple):
+    """Ranges of a file that cover some spans.
+
+    Attributes:
+        starts: Ascending, in bytes.
+        ends: Before which each range ends, in bytes.
+        range_of_span: For each span the number of the range that holds it.
+    """
+
+    starts: list[int]
+    ends: list[int]
+    range_of_span: list[int]
 
 
 class Storage:
-    """A folder of shards, local or remote.
+    """A folder of shards, local or remote; pickled by address.
 
     Args:
         url: Path or URL of the folder.
-        stall: Seconds without a byte after which a request is given up and made anew; a quarter of
-            it brings a second request that races the first.
+        stall_s: Seconds without a byte after which a request is given up and made anew; a quarter
+            of it brings a second request that races the first.
+
+    Attributes:
+        url: Path or URL of the folder.
+        local: The folder's path; None for a remote one.
+        traffic: What was fetched so far.
     """
 
-    def __init__(self, url: str, *, stall: float = 8.0) -> None:
+    def __init__(self, url: str, *, stall_s: float = _STALL_S) -> None:
         self.url = str(url).rstrip("/") or "/"
-        self.traffic = Traffic()
-        self._stall = stall
-        self._cache: ShardCache | None = None
-        self._entries: Mapping[str, tuple[str, int]] = {}
         self.local = local_folder(self.url)
+        self.traffic = Traffic()
+        self._stall_s = stall_s
+        self._cache: ShardCache | None = None
+        self._cached_shards: Mapping[str, CachedShard] = {}
         try:
-            self._backend = connect(self.url, stall, self.traffic.add)
+            self._backend = connect(self.url, stall_s, self.traffic.add)
         except Exception as error:  # noqa: BLE001  (each client has errors of its own)
-            raise self._error("", error) from None
+            raise self._shard_error("", error) from None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[str], "Storage"], tuple[str]]:
         """Pickle by address: a connection never crosses into another process."""
-        return partial(Storage, stall=self._stall), (self.url,)
+        return partial(Storage, stall_s=self._stall_s), (self.url,)
 
     def __str__(self) -> str:
-        """The address without what might be secret in it."""
+        """Give the address without what might be secret in it."""
         return self.url if self.local else _redact(self.url)
 
-    def use_cache(self, cache: ShardCache, shards: Mapping[str, tuple[str, int]]) -> None:
+    def use_cache(self, cache: ShardCache, shards: Mapping[str, CachedShard]) -> None:
         """Keep whole shards near; a local folder needs no cache.
 
         Args:
-            cache: Where.
-            shards: SHA-256 and bytes of each shard, by its name.
+            cache: Gets the shards.
+            shards: By file name.
         """
         if self.local is None:
-            self._cache, self._entries = cache, shards
+            self._cache = cache
+            self._cached_shards = shards
 
     def get(self, name: str) -> bytes:
-        """A whole file.
+        """Read a whole file.
 
         Raises:
             ShardError: If it is missing or cannot be read.
         """
-        with self._errors(name):
+        with self._as_shard_error(name):
             data = self._backend.get(name)
-        self.traffic.add(requests=1, bytes=len(data))
+        self.traffic.add(requests=1, num_bytes=len(data))
         return data
 
     def size(self, name: str) -> int:
-        """A file's bytes; raises ShardError if it is missing."""
-        with self._errors(name):
+        """Ask for a file's bytes.
+
+        Raises:
+            ShardError: If it is missing or the storage does not answer.
+        """
+        with self._as_shard_error(name):
             return self._backend.size(name)
 
     def exists(self, name: str) -> bool:
-        """Whether the file is there; raises ShardError if that cannot be told."""
-        with self._errors(name):
+        """Ask whether there is a file.
+
+        Raises:
+            ShardError: If the storage does not answer.
+        """
+        with self._as_shard_error(name):
             try:
                 self._backend.size(name)
             except FileNotFoundError:
@@ -131,161 +179,217 @@ class Storage:
         return True
 
     def fetch(self, name: str, spans: Sequence[Span], gap: int) -> list[bytes]:
-        """Members of a shard, each checked; one that is wrong is fetched twice more.
+        """Read members of a shard, each checked; one that is wrong is fetched twice more.
 
         Args:
-            name: The shard.
-            spans: Members wanted, in any order.
+            name: File name of the shard.
+            spans: Of the members, in any order.
             gap: Members so many bytes apart, or fewer, come in one request.
 
         Raises:
-            DamageError: If the shard is missing, or a member is cut short or wrong each time.
-            ShardError: If the place does not answer.
+            DamageError: If the shard is missing, or a member is cut short or wrong each time; its
+                part is the index of the span.
+            ShardError: If the storage does not answer.
         """
-        members = self._ranges(name, spans, gap)
+        members = self._read_spans(name, spans, gap)
         for index, span in enumerate(spans):
-            for left in reversed(range(_REFETCHES + 1)):
-                short = len(members[index]) < span.size
-                if not short and google_crc32c.value(members[index]) == span.crc32c:
-                    break
-                wrong = "are cut short" if short else "have a wrong checksum"
-                what = f"{self}/{name}: the {span.size} bytes at {span.offset} {wrong}"
-                if not left:
-                    raise DamageError(f"{what}; copy the shard again or build it again", index)
-                _log.warning("%s; fetching them again", what)
-                self.traffic.add(refetched=1)
-                self._forget(name)
-                (members[index],) = self._ranges(name, [span], 0)
+            members[index] = self._checked(name, index, span, members[index])
         return members
 
-    def _ranges(self, name: str, spans: Sequence[Span], gap: int) -> list[bytes]:
-        """Members, unchecked; shorter than asked for where the file ends."""
-        starts, ends, home = coalesce(spans, gap)
-        chunks = self._cached(name, starts, ends)
-        if chunks is None:
-            with self._errors(name):
-                chunks = self._backend.ranges(name, starts, ends)
-            self.traffic.add(requests=len(chunks), bytes=sum(map(len, chunks)))
-        whole = [(memoryview(chunk), start) for chunk, start in zip(chunks, starts, strict=True)]
-        places = ((*whole[at], span) for at, span in zip(home, spans, strict=True))
-        return [bytes(view[it.offset - start :][: it.size]) for view, start, it in places]
+    def _checked(self, name: str, index: int, span: Span, member: bytes) -> bytes:
+        """A member that has its checksum, after more attempts if needed."""
+        refetches = 0
+        problem = _damage(member, span)
+        while problem is not None:
+            error_text = f"{self}/{name}: the {span.size} bytes at {span.offset} {problem}"
+            if refetches == _MAX_REFETCHES:
+                raise DamageError(f"{error_text}; copy the shard again or build it again", index)
+            refetches += 1
+            _log.warning("%s; fetching them again", error_text)
+            self.traffic.add(refetched=1)
+            # a damaged entry of the cache would give the same bytes again
+            self._drop_from_cache(name)
+            (member,) = self._read_spans(name, [span], 0)
+            problem = _damage(member, span)
+        return member
 
-    def _cached(self, name: str, starts: list[int], ends: list[int]) -> Sequence[Any] | None:
-        """Ranges of a shard that the cache holds; if it does not, it may from now on."""
-        if self._cache is None or name not in self._entries:
-            return None
-        digest, size = self._entries[name]
-        chunks = self._cache.read(digest, starts, ends)
+    def _read_spans(self, name: str, spans: Sequence[Span], gap: int) -> list[bytes]:
+        """Members, unchecked; shorter than asked for where the file ends."""
+        ranges = coalesce(spans, gap)
+        chunks = self._read_cached(name, ranges)
         if chunks is None:
-            self._cache.want(digest, size, partial(self._whole, name, size))
+            with self._as_shard_error(name):
+                chunks = self._backend.ranges(name, ranges.starts, ranges.ends)
+            self.traffic.add(
+                requests=len(chunks),
+                num_bytes=sum(len(chunk) for chunk in chunks),
+            )
+        views = [memoryview(chunk) for chunk in chunks]  # slices of them are no copies
+        members = []
+        for span, number in zip(spans, ranges.range_of_span, strict=True):
+            start = span.offset - ranges.starts[number]
+            members.append(bytes(views[number][start : start + span.size]))
+        return members
+
+    def _read_cached(self, name: str, ranges: Ranges) -> "Sequence[bytes | Bytes] | None":
+        """Ranges of a shard that the cache holds; if it does not, it may from now on."""
+        if self._cache is None or name not in self._cached_shards:
+            return None
+        shard = self._cached_shards[name]
+        chunks = self._cache.read(shard.sha256, ranges.starts, ranges.ends)
+        if chunks is None:
+            self._cache.request(shard, partial(self._read_blocks, name, shard.num_bytes))
         else:
             self.traffic.add(cached=len(chunks))
         return chunks
 
-    def _forget(self, name: str) -> None:
-        if self._cache is not None and name in self._entries:
-            self._cache.drop(self._entries[name][0])
+    def _drop_from_cache(self, name: str) -> None:
+        if self._cache is not None and name in self._cached_shards:
+            self._cache.drop(self._cached_shards[name].sha256)
 
-    def _whole(self, name: str, size: int) -> Iterator[bytes]:
-        """A file in blocks, past the cache."""
-        for start in range(0, size, _STREAM_BLOCK):
-            with self._errors(name):
-                (block,) = self._backend.ranges(name, [start], [min(start + _STREAM_BLOCK, size)])
-            self.traffic.add(requests=1, bytes=len(block))
+    def _read_blocks(self, name: str, num_bytes: int) -> Iterator[bytes]:
+        """A file from start to end, past the cache."""
+        for start in range(0, num_bytes, _STREAM_BLOCK_BYTES):
+            end = min(start + _STREAM_BLOCK_BYTES, num_bytes)
+            with self._as_shard_error(name):
+                (block,) = self._backend.ranges(name, [start], [end])
+            self.traffic.add(requests=1, num_bytes=len(block))
             yield bytes(block)
 
-    def stream(self, name: str) -> BinaryIO:
-        """A file to read from start to end; a remote one comes in blocks, each with its retries."""
+    def stream(self, name: str) -> io.BufferedReader:
+        """Open a file to be read from start to end.
+
+        A remote one comes in blocks, each with its own retries.
+
+        Raises:
+            ShardError: If the file is missing; for a remote one also while reading.
+        """
         if self.local is not None:
-            with self._errors(name):
+            with self._as_shard_error(name):
                 return (self.local / name).open("rb")
-        blocks = self._whole(name, self.size(name))
-        return io.BufferedReader(_Blocks(blocks), _STREAM_BLOCK)
+        blocks = self._read_blocks(name, self.size(name))
+        return io.BufferedReader(_BlockReader(blocks), _STREAM_BLOCK_BYTES)
 
     @contextlib.contextmanager
     def new_file(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write; it appears whole when the block ends well, or not at all."""
+        """Open a file to write; it appears whole when the block ends well, or not at all.
+
+        Raises:
+            ShardError: If it cannot be made or does not reach its storage.
+        """
         folder = self.local or Path(tempfile.gettempdir())
+        # the name is unique, for another process may write the same file
         path = folder / f".{name}.{uuid.uuid4().hex[:8]}.partial"
-        with self._errors(name):
+        with self._as_shard_error(name):
             folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb", buffering=1 << 20)
+            file = path.open("xb", buffering=_WRITE_BUFFER_BYTES)
         try:
             with file:
                 yield file
-            with self._errors(name):
+            with self._as_shard_error(name):
                 self._backend.commit(path, name)
         finally:
             path.unlink(missing_ok=True)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a whole file, atomically."""
+        """Write a whole file, atomically.
+
+        Raises:
+            ShardError: If it cannot be written.
+        """
         with self.new_file(name) as file:
             file.write(data)
 
     def sweep(self, prefix: str) -> None:
-        """Remove what a killed `new_file` left in a local folder."""
-        for path in self.local.glob(f".{prefix}*.partial") if self.local else ():
+        """Remove what a killed `new_file` left in a local folder.
+
+        Args:
+            prefix: Of the names of the files.
+        """
+        if self.local is None:
+            return
+        for path in self.local.glob(f".{prefix}*.partial"):
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
+    def _as_shard_error(self, name: str) -> Iterator[None]:
+        """Re-raise a backend's error as a ShardError that names the file."""
         try:
             yield
         except ShardError:
             raise
         except Exception as error:
-            known = isinstance(error, OSError) or type(error).__module__.startswith("obstore")
-            if known or self.local is None:
-                raise self._error(name, error) from None
+            # fsspec's file systems raise whatever their clients do, so a remote one has no list
+            # of errors; on a disk, an error that is none of the system's is a mistake of ours
+            is_expected = isinstance(error, OSError) or self.local is None
+            if is_expected:
+                raise self._shard_error(name, error) from None
             raise
 
-    def _error(self, name: str, error: Exception) -> ShardError:
-        where = f"{self}/{name}" if name else str(self)
+    def _shard_error(self, name: str, error: Exception) -> ShardError:
+        address = f"{self}/{name}" if name else str(self)
         if isinstance(error, FileNotFoundError):
-            return DamageError(f"{where}: no such file; check the address, or build it again")
-        reason = _redact(str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
-        return ShardError(f"{where}: {reason[:300]}; check the address, your access and free space")
+            return DamageError(f"{address}: no such file; check the address, or build it again")
+        error_text = str(error)
+        first_line = error_text.strip().splitlines()[0] if error_text else type(error).__name__
+        reason = _redact(first_line)[:_MAX_REASON_CHARACTERS]
+        return ShardError(f"{address}: {reason}; check the address, your access and free space")
 
 
-def coalesce(spans: Sequence[Span], gap: int) -> tuple[list[int], list[int], list[int]]:
-    """Join members into ranges.
+def _damage(member: bytes, span: Span) -> str | None:
+    """What is wrong with a member, for a message."""
+    # the length is looked at first: the checksum of nothing is 0, which a span may have, too
+    if len(member) < span.size:
+        return "are cut short"
+    if google_crc32c.value(member) != span.crc32c:
+        return "have a wrong checksum"
+    return None
+
+
+def coalesce(spans: Sequence[Span], gap: int) -> Ranges:
+    """Join spans into ranges.
 
     Args:
-        spans: Members, in any order, repeats allowed.
-        gap: Largest number of unwanted bytes between two members of one range.
-
-    Returns:
-        Starts and ends of the ranges, ascending, and for each span the range that holds it.
+        spans: In any order, repeats allowed.
+        gap: Largest number of bytes that nobody asked for between two spans of one range.
     """
     if not spans:
-        return [], [], []
-    first = np.array([span.offset for span in spans], np.int64)
-    order = np.argsort(first, kind="stable")
-    reach = np.maximum.accumulate((first + [span.size for span in spans])[order])
-    opens = np.concatenate([[True], first[order][1:] > reach[:-1] + gap])
+        return Ranges([], [], [])
+    offsets = np.array([span.offset for span in spans], np.int64)
+    sizes = np.array([span.size for span in spans], np.int64)
+    order = np.argsort(offsets, kind="stable")
+    starts = offsets[order]
+    # how far this span or any before it reaches, for spans may overlap
+    reach = np.maximum.accumulate(starts + sizes[order])
+    # a range opens at a span that lies too far behind all before it, and closes before the next
+    opens = np.concatenate([[True], starts[1:] > reach[:-1] + gap])
     closes = np.concatenate([opens[1:], [True]])
-    home = np.empty(len(spans), np.int64)
-    home[order] = np.cumsum(opens) - 1
-    return first[order][opens].tolist(), reach[closes].tolist(), home.tolist()
+    range_of_span = np.empty(len(spans), np.int64)
+    range_of_span[order] = np.cumsum(opens) - 1
+    return Ranges(starts[opens].tolist(), reach[closes].tolist(), range_of_span.tolist())
 
 
-class _Blocks(io.RawIOBase):
+class _BlockReader(io.RawIOBase):
     """Blocks to be read as a file."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks, self._left = blocks, memoryview(b"")
+        self._blocks = blocks
+        self._unread = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        self._left = self._left or memoryview(next(self._blocks, b""))
-        count = min(len(buffer), len(self._left))
-        buffer[:count], self._left = self._left[:count], self._left[count:]
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        if not self._unread:
+            self._unread = memoryview(next(self._blocks, b""))
+        target = memoryview(buffer)
+        count = min(len(target), len(self._unread))
+        target[:count] = self._unread[:count]
+        self._unread = self._unread[count:]
         return count
 
 
 def _redact(text: str) -> str:
-    """Without user names, passwords and queries of addresses: tokens travel in them."""
-    return re.sub(r"\?[^\s\"')]*", "", re.sub(r"://[^/\s]*@", "://", text))
+    """Remove user names, passwords and queries of addresses: tokens travel in them."""
+    without_login = re.sub(r"://[^/\s]*@", "://", text)
+    return re.sub(r"\?[^\s\"')]*", "", without_login)

@@ -137,17 +137,17 @@ def test_object_storage_gets_the_same_bytes_and_keeps_finished_shards(
 def test_a_shard_that_storage_refuses_is_tried_again(
     root: Path, server: ObjectServer, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shards.storage.storage import backends
+    from shards.storage.object_store import ObjectStore
 
-    refusals, commit = [1, 1], backends.ObjectStore.commit
+    refusals, commit = [1, 1], ObjectStore.commit
 
-    def moody(self: backends.ObjectStore, path: Path, name: str) -> None:
+    def moody(self: ObjectStore, path: Path, name: str) -> None:
         if refusals and name.endswith("000001-of-000005.tar"):
             refusals.pop()
             raise OSError("the bucket is busy")
         commit(self, path, name)
 
-    monkeypatch.setattr(backends.ObjectStore, "commit", moody)
+    monkeypatch.setattr(ObjectStore, "commit", moody)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     build(options(root, "s3://bucket/sets"))
     assert not refusals

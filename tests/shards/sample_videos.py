@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.build.writer import Plan, build_set
+from shards.build.plan import Plan
+from shards.build.writer import build_set
 from shards.errors import ShardError
 from shards.format.manifest import Manifest
 from shards.format.rle import Rle, encode_mask

@@ -1,6 +1,4 @@
 import bisect
-import hashlib
-import io
 import itertools
 import os
 import random
@@ -14,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from shards.build.writer import Plan, ShardTar, build_set, spread
+from shards.build.plan import Plan, spread
+from shards.build.writer import build_set
 from shards.errors import ShardError
 from shards.format.manifest import MANIFEST, Manifest
 from shards.format.schema import Video
+from shards.format.tar import ShardTar
 from shards.storage.storage import Storage
 from tests.shards.sample_videos import (
     build_toy,
@@ -112,21 +112,6 @@ def test_what_decides_the_bytes_shows_in_the_plan(
 ) -> None:
     other = build_toy(tmp_path, **change)
     assert other.plan != Manifest.load(Storage(str(built))).plan
-
-
-def test_spread_is_even_seeded_and_complete() -> None:
-    sizes = random.Random(0)
-    plans = [Plan(f"v{number}", sizes.randint(1, 40)) for number in range(1000)]
-    groups = spread(plans, 500, 0)
-    totals = [sum(plan.num_bytes for plan in group) for group in groups]
-    assert sorted(plan.key for group in groups for plan in group) == sorted(p.key for p in plans)
-    assert len(groups) == -(-sum(totals) // 500)
-    assert max(totals) <= 540
-    assert min(totals[:-1]) >= 440
-    assert groups != spread(plans, 500, 1)
-    assert groups == spread(plans[::-1], 500, 0)
-    assert [len(it) for it in spread([Plan("a", 10_000), Plan("b", 1)], 100, 0)] == [1, 1]
-    assert spread([Plan("a", 0)], 100, 0) == [(Plan("a", 0),)]
 
 
 @pytest.mark.parametrize(
@@ -309,18 +294,3 @@ def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         build_toy(tmp_path)
     message(caught.value)
     assert files_of(tmp_path) == {}
-
-
-def test_spans_and_hash_are_those_of_the_tar() -> None:
-    file = io.BytesIO()
-    images = [("000000.jpg", b"x" * 512), ("000001.png", b"y" * 513)]
-    with ShardTar(file) as tar:
-        spans = tar.write("a", [("json", b"{}"), *images])
-        spans += tar.write("b", [("json", b"{}")])
-    data = file.getvalue()
-    assert tar.output.bytes == len(data)
-    assert tar.output.sha256 == hashlib.sha256(data).hexdigest()
-    with tarfile.open(fileobj=io.BytesIO(data)) as whole:
-        members = whole.getmembers()
-        assert [it.name for it in members] == ["a.json", "a.000000.jpg", "a.000001.png", "b.json"]
-        assert [(it.offset_data, it.size) for it in members] == [(s.offset, s.size) for s in spans]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import webdataset
 
-from shards.build.writer import Plan, build_set
+from shards.build.plan import Plan
+from shards.build.writer import build_set
 from shards.format.schema import decode_sample
 from shards.format.shard_set import ShardSet
 from tests.shards.sample_videos import build_toy, make_video, toy_keys, toy_video

@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 from shards.errors import ShardError
-from shards.format.index import Columns, IndexWriter
 from shards.format.manifest import MANIFEST
 from shards.format.rle import decode_mask
-from shards.format.schema import Expression, Video, encode_video, prepare_video
 from shards.format.shard_set import ShardSet
-from shards.storage.storage import Span
-from tests.shards.sample_videos import build_toy, make_video, message, toy_keys, toy_video
+from tests.shards.sample_videos import build_toy, message, toy_keys, toy_video
 
 
 @pytest.fixture(scope="module")
@@ -194,39 +191,6 @@ def test_a_lost_shard_need_not_stop_the_others(copy: Path) -> None:
         else:
             with pytest.raises(ShardError, match=f"video {row.key}: .*tar: no such file"):
                 shard_set.read(number, [0])
-
-
-def write_index(videos: list[Video]) -> bytes:
-    index, at = IndexWriter(), 0
-    for video in videos:
-        count = len(list(encode_video(prepare_video(video))))
-        spans = [Span(at + step, 7, 2**32 - 1 - step) for step in range(count)]
-        index.add(prepare_video(video), spans)
-        at += count
-    return index.encode({"a": "b"})
-
-
-def test_columns_hold_the_extremes() -> None:
-    bare = make_video("bare", num_frames=1, unannotated=[0])
-    bare = Video(**{**vars(bare), "objects": {}, "expressions": ()})
-    said = Video(**{**vars(bare), "key": "said", "expressions": (Expression("0", "", ()),)})
-    files = [write_index([bare]), write_index([]), write_index([said, make_video("v")])]
-    columns = Columns(files)
-    rows = list(columns.rows(0, 3))
-    assert columns.shard.tolist() == [0, 2, 2]
-    assert [row.key for row in rows] == ["bare", "said", "v"]
-    assert rows[0].objects == rows[0].visible == {}
-    assert rows[0].expressions == ()
-    assert rows[1].expressions == (Expression("0", "", ()),)
-    assert rows[0].masks.tolist() == [[-1], [-1], [-1]]
-    assert rows[0].head == Span(0, 7, 2**32 - 1)
-    assert rows[2].spans(0)[1] == Span(4, 7, 2**32 - 3)
-    assert len(Columns([write_index([])])) == 0
-
-
-def test_a_file_that_is_no_index_is_refused() -> None:
-    with pytest.raises(ShardError, match="an index is damaged"):
-        Columns([b"PAR1 no"])
 
 
 def test_masks_read_back_are_the_masks_written(built: Path) -> None:

@@ -6,19 +6,21 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
-from shards.storage.cache import ShardCache
+from shards.storage.cache import EVICT_AFTER_S, CachedShard, ShardCache
 from tests.shards.object_server import ObjectServer, object_server
 from tests.shards.sample_videos import build_toy, files_of
 
 KILLS = int(os.environ.get("SGMG_KILLS", "8"))
 FORK = multiprocessing.get_context("fork")  # only the cache and the standard library run in it
-LIMIT = 40_000
+MAX_BYTES = 40_000
+BLOCK_BYTES = 1000
 
 
 def shard(number: int) -> bytes:
@@ -29,89 +31,116 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def blocks(data: bytes, pause: float = 0.0) -> Iterator[bytes]:
-    for start in range(0, len(data), 1000):
-        time.sleep(pause)
-        yield data[start : start + 1000]
+def entry(data: bytes) -> CachedShard:
+    return CachedShard(digest(data), len(data))
 
 
-def used(folder: Path) -> int:
+def blocks(data: bytes, pause_s: float = 0.0) -> Iterator[bytes]:
+    for start in range(0, len(data), BLOCK_BYTES):
+        time.sleep(pause_s)
+        yield data[start : start + BLOCK_BYTES]
+
+
+def request(cache: ShardCache, data: bytes) -> None:
+    cache.request(entry(data), partial(blocks, data))
+
+
+def bytes_used(folder: Path) -> int:
     total = 0
     for path in folder.iterdir():
         try:
             total += path.stat().st_size
-        except FileNotFoundError:
+        except FileNotFoundError:  # removed meanwhile
             continue
     return total
-
-
-def wait_for(condition: object, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "took too long"
-        time.sleep(0.01)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ObjectServer]:
     """A toy set behind HTTP; the log holds the requests."""
     build_toy(tmp_path / "built")
-    with object_server() as running:
+    with object_server() as server:
         for name, data in files_of(tmp_path / "built").items():
-            running.objects[f"/toy/{name}"] = data
-        yield running
+            server.objects[f"/toy/{name}"] = data
+        yield server
 
 
 def read_all(shard_set: ShardSet) -> list[bytes]:
-    rows = enumerate(shard_set.videos)
-    return [f.image for v, row in rows for f in shard_set.read(v, range(len(row.frame_names)))]
+    images = []
+    for video, row in enumerate(shard_set.videos):
+        for frame in shard_set.read(video, range(len(row.frame_names))):
+            images.append(frame.image)
+    return images
 
 
 def test_the_second_epoch_asks_for_no_remote_byte(server: ObjectServer, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "cache", 10**7)
     shard_set = ShardSet.open(f"{server.url}/toy", cache=cache)
-    first = read_all(shard_set)
-    names = {it.sha256 for it in shard_set.manifest.shards}
-    wait_for(lambda: {path.name for path in cache.folder.iterdir()} >= names)
+    images = read_all(shard_set)
+    digests = {record.sha256 for record in shard_set.manifest.shards}
+    cache.wait()
+    assert {path.name for path in cache.folder.iterdir()} >= digests
     server.log.clear()
-    assert read_all(shard_set) == first
+    assert read_all(shard_set) == images
     assert not server.log
     assert shard_set.storage.traffic.cached
     (tmp_path / "cache" / shard_set.manifest.shards[0].sha256).write_bytes(b"\1" * 30_000)
-    assert read_all(shard_set) == first  # a damaged entry is dropped and read past
+    assert read_all(shard_set) == images  # a damaged entry is dropped and read past
     assert server.log
     cache.close()
-    other = ShardCache(tmp_path / "cache", 10**7)
+    second_cache = ShardCache(tmp_path / "cache", 10**7)
     server.log.clear()
-    read_all(again := ShardSet.open(f"{server.url}/toy", cache=other))
-    kept = list(again.manifest.shards[1:])
-    assert not [it for it in server.log if it[1].endswith(tuple(s.name for s in kept)) and it[2]]
-    other.close()
+    reopened = ShardSet.open(f"{server.url}/toy", cache=second_cache)
+    read_all(reopened)
+    intact = tuple(record.name for record in reopened.manifest.shards[1:])
+    ranged = [path for _, path, byte_range in server.log if byte_range]
+    assert not [path for path in ranged if path.endswith(intact)]
+    second_cache.close()
 
 
 def test_a_shard_with_other_bytes_is_never_kept(tmp_path: Path) -> None:
-    cache = ShardCache(tmp_path, LIMIT)
-    cache.want(digest(shard(1)), len(shard(1)), lambda: blocks(shard(2)[: len(shard(1))]))
-    wait_for(lambda: cache._jobs.empty() and used(tmp_path) == 0)
+    cache = ShardCache(tmp_path, MAX_BYTES)
+    data = shard(1)
+    wrong_data = shard(2)[: len(data)]
+    cache.request(entry(data), partial(blocks, wrong_data))
+    cache.wait()
+    assert bytes_used(tmp_path) == 0
+    assert cache.read(digest(data), [0], [5]) is None
+
+
+def test_a_closed_cache_fetches_nothing(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, MAX_BYTES)
     cache.close()
-    assert cache.read(digest(shard(1)), [0], [5]) is None
-    cache.want(digest(shard(1)), len(shard(1)), lambda: blocks(shard(1)))  # closed: no-op
-    assert used(tmp_path) == 0
+    request(cache, shard(1))
+    cache.wait()
+    assert bytes_used(tmp_path) == 0
+    cache.close()  # twice does no harm
+
+
+def test_a_shard_that_was_not_kept_is_not_fetched_again_at_once(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, MAX_BYTES)
+    data = shard(1)
+    cache.request(entry(data), partial(blocks, shard(2)))
+    request(cache, data)
+    cache.wait()
+    assert cache.read(digest(data), [0], [5]) is None
+    cache.close()
 
 
 def test_idle_entries_make_room_and_used_ones_stay(tmp_path: Path) -> None:
-    cache = ShardCache(tmp_path, 10_000)
+    cache = ShardCache(tmp_path, 10_000, retry_after_s=0.0)
     old, new = shard(1), shard(9)  # together more than fits
-    cache.want(digest(old), len(old), lambda: blocks(old))
-    wait_for(lambda: cache.read(digest(old), [0], [9]) == [old[:9]])
-    cache.want(digest(new), len(new), lambda: blocks(new))
-    wait_for(cache._jobs.empty)
-    time.sleep(0.05)
+    request(cache, old)
+    cache.wait()
+    assert cache.read(digest(old), [0], [9]) == [old[:9]]
+    request(cache, new)
+    cache.wait()
     assert cache.read(digest(new), [0], [1]) is None
-    os.utime(tmp_path / digest(old), (0, time.time() - 4000))
-    cache._asked.clear()
-    cache.want(digest(new), len(new), lambda: blocks(new))
-    wait_for(lambda: cache.read(digest(new), [2], [9]) == [new[2:9]])
+    idle_since = time.time() - EVICT_AFTER_S - 1
+    os.utime(tmp_path / digest(old), (idle_since, idle_since))
+    request(cache, new)
+    cache.wait()
+    assert cache.read(digest(new), [2], [9]) == [new[2:9]]
     assert cache.read(digest(old), [0], [9]) is None
     cache.close()
 
@@ -122,31 +151,32 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         ShardCache(tmp_path / "file" / "deeper", 1)
 
 
-def _fill(folder: Path, seed: int, count: int, pause: float) -> None:
-    """What a child does: want many shards in its own order, read them if they are there."""
-    cache = ShardCache(folder, LIMIT)
+def fill_in_child(folder: Path, seed: int, count: int, pause_s: float) -> None:
+    """Request many shards in an order of one's own; read each if the cache holds it."""
+    cache = ShardCache(folder, MAX_BYTES, retry_after_s=0.0)
     order = random.Random(seed).sample(range(20), 20)
     for number in (order * 9)[:count]:
         data = shard(number)
-        cache._asked.clear()
-        cache.want(digest(data), len(data), lambda data=data: blocks(data, pause))  # type: ignore[misc]
-        found = cache.read(digest(data), [0], [len(data)])
-        assert found in (None, [data])
-    cache._jobs.put(None)
-    assert cache._thread is not None
-    cache._thread.join()
+        cache.request(entry(data), partial(blocks, data, pause_s))
+        chunks = cache.read(digest(data), [0], [len(data)])
+        assert chunks in (None, [data])
+    cache.wait()
+    cache.close()
 
 
 def test_eight_processes_never_exceed_the_bound(tmp_path: Path) -> None:
-    most, done = 0, threading.Event()
+    peak_bytes = 0
+    done = threading.Event()
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak_bytes
         while not done.is_set():
-            most = max(most, used(tmp_path))
+            peak_bytes = max(peak_bytes, bytes_used(tmp_path))
 
     watcher = threading.Thread(target=watch)
-    children = [FORK.Process(target=_fill, args=(tmp_path, n, 30, 0.0005)) for n in range(8)]
+    children = [
+        FORK.Process(target=fill_in_child, args=(tmp_path, seed, 30, 0.0005)) for seed in range(8)
+    ]
     for child in children:
         child.start()
     watcher.start()
@@ -155,7 +185,7 @@ def test_eight_processes_never_exceed_the_bound(tmp_path: Path) -> None:
     done.set()
     watcher.join()
     assert [child.exitcode for child in children] == [0] * 8
-    assert LIMIT / 2 < most <= LIMIT
+    assert MAX_BYTES / 2 < peak_bytes <= MAX_BYTES
     check_entries(tmp_path)
 
 
@@ -167,16 +197,16 @@ def check_entries(folder: Path) -> None:
 
 def test_killed_while_filling_nothing_is_poisoned(tmp_path: Path) -> None:
     generator = random.Random(3)
-    for kill in range(KILLS):
-        child = FORK.Process(target=_fill, args=(tmp_path, kill, 100, 0.002))
+    for seed in range(KILLS):
+        child = FORK.Process(target=fill_in_child, args=(tmp_path, seed, 100, 0.002))
         child.start()
         time.sleep(generator.uniform(0.0, 0.1))
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-        assert used(tmp_path) <= LIMIT
-    partial = {path for path in tmp_path.iterdir() if path.suffix == ".partial"}
-    _fill(tmp_path, 0, 20, 0.0)
+        assert bytes_used(tmp_path) <= MAX_BYTES
+    left_behind = {path for path in tmp_path.iterdir() if path.suffix == ".partial"}
+    fill_in_child(tmp_path, 0, 20, 0.0)
     check_entries(tmp_path)
-    assert not partial & set(tmp_path.iterdir())
-    assert used(tmp_path) <= LIMIT
+    assert not left_behind & set(tmp_path.iterdir())
+    assert bytes_used(tmp_path) <= MAX_BYTES

@@ -4,18 +4,14 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import google_crc32c
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shards.errors import DamageError, ShardError
 from shards.format.shard_set import ShardSet
-from shards.storage.backends import aws_profile
-from shards.storage.storage import Span, Storage, coalesce
+from shards.storage.storage import Span, Storage
 from tests.shards.object_server import (
     Fault,
     ObjectServer,
@@ -105,28 +101,10 @@ def test_ranges_are_joined_over_the_gap(server: ObjectServer) -> None:
         assert received == storage.traffic.bytes - before
 
 
-spans = st.builds(Span, st.integers(0, 300), st.integers(1, 60), st.just(0))
-
-
-@settings(deadline=None)
-@given(st.lists(spans, min_size=1, max_size=12), st.integers(0, 80))
-def test_ranges_cover_all_spans_and_nothing_far(spans: list[Span], gap: int) -> None:
-    starts, ends, home = coalesce(spans, gap)
-    for it, number in zip(spans, home, strict=True):
-        assert starts[number] <= it.offset
-        assert it.offset + it.size <= ends[number]
-    assert all(start > end + gap for start, end in zip(starts[1:], ends, strict=False))
-    wanted = {at for it in spans for at in range(it.offset, it.offset + it.size)}
-    for start, end in zip(starts, ends, strict=True):
-        inside = sorted(at for at in wanted if start <= at < end)
-        assert (inside[0], inside[-1]) == (start, end - 1)
-        assert all(b - a <= gap + 1 for a, b in pairwise(inside))
-
-
 @pytest.mark.parametrize("fault", [unavailable, cut_short, hanging])
 def test_a_fault_is_answered_by_asking_again(server: ObjectServer, fault: Fault) -> None:
     server.objects["/there/s.tar"] = DATA
-    storage = Storage(f"{server.url}/there", stall=0.4)
+    storage = Storage(f"{server.url}/there", stall_s=0.4)
     server.faults = [fault, fault]
     began = time.monotonic()
     assert storage.fetch("s.tar", [span(100, 9_000)], 0) == [DATA[100:9_100]]
@@ -160,7 +138,7 @@ def test_a_refusal_is_told_without_secrets(
     with pytest.raises(ShardError, match=r"there/s\.tar: .*; check the address") as caught:
         Storage("s3://bucket/there").get("s.tar")
     assert "secret" not in message(caught.value)
-    hidden = Storage("http://user:verysecret@127.0.0.1:1/x?sig=verysecret", stall=0.1)
+    hidden = Storage("http://user:verysecret@127.0.0.1:1/x?sig=verysecret", stall_s=0.1)
     assert "verysecret" not in str(hidden)
 
 
@@ -218,23 +196,3 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"file/deeper/x: .*; check the address") as caught:
         Storage(str(tmp_path / "file" / "deeper")).put("x", b"")
     message(caught.value)
-
-
-def test_the_usual_profile_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert aws_profile() == {}
-    (tmp_path / "AWS_CONFIG_FILE").write_text(
-        "[default]\nregion = eu-north-1\n[profile lab]\nendpoint_url = http://store:1\n"
-    )
-    (tmp_path / "AWS_SHARED_CREDENTIALS_FILE").write_text(
-        "[lab]\naws_access_key_id = A\naws_secret_access_key = S%\n"
-    )
-    assert aws_profile() == {"region": "eu-north-1"}
-    monkeypatch.setenv("AWS_PROFILE", "lab")
-    assert aws_profile() == {
-        "endpoint": "http://store:1",
-        "access_key_id": "A",
-        "secret_access_key": "S%",
-    }
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    assert aws_profile() == {"endpoint": "http://store:1", "region": "us-east-1"}

@@ -1,0 +1,192 @@
+"""S3, GCS, Azure and plain HTTP through obstore: retries that are counted, slow requests raced."""
+
+import asyncio
+import contextlib
+import random
+import re
+import threading
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from datetime import timedelta
+from functools import cache
+from os import getpid
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import GenericError, NotFoundError
+from obstore.store import from_url
+
+from shards.storage.aws_profile import aws_profile
+
+if TYPE_CHECKING:
+    from obstore import Bytes
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+Result = TypeVar("Result")
+
+_CONNECT_TIMEOUT_S = 5.0
+_RANGE_TIMEOUT_S = 120.0  # a range that fails is asked for again for so long
+_FIRST_PAUSE_S = 0.1  # between two requests for it; doubles up to the next
+_MAX_PAUSE_S = 2.0
+# A second request races the first once that has taken a quarter of the stall. Each megabyte of the
+# range allows one second more, or a line that is merely slow would carry all large ranges twice.
+_HEDGE_PER_STALL = 1 / 4
+_HEDGE_BYTES_PER_S = 1_000_000
+
+# obstore 0.12.1 has one exception for all answers but "not found": the status is in its text.
+# 408 (timeout) and 429 (too many requests) pass; every other 4xx is a refusal.
+_NON_RETRYABLE_STATUS = re.compile(r"status code: 4(?!08|29)\d\d")
+_BEHIND_THE_END = re.compile(r"object was only|status code: 416")
+
+_WHOLE_FILE_RETRIES: "RetryConfig" = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(minutes=2),
+    "backoff": {"max_backoff": timedelta(seconds=2)},
+}
+_NO_RETRIES: "RetryConfig" = {**_WHOLE_FILE_RETRIES, "max_retries": 0}
+
+
+class RequestCounter(Protocol):
+    """Is told of requests that were made again."""
+
+    def __call__(self, *, retries: int = 0, hedges: int = 0) -> None:
+        """Add to the numbers of requests after a failed one, and beside a slow one."""
+
+
+class ObjectStore:
+    """A folder of an object store.
+
+    obstore retries whole files by itself. Ranges are retried here, where that can be counted, and a
+    slow one is raced by a second request.
+
+    Args:
+        url: Of the folder.
+        stall_s: Seconds without a byte that end a request.
+        count: Is told of retries and hedges.
+    """
+
+    def __init__(self, url: str, stall_s: float, count: RequestCounter) -> None:
+        account: S3Config = {}
+        if urlsplit(url).scheme in ("s3", "s3a"):
+            account = aws_profile()
+        stall = timedelta(seconds=stall_s)
+        is_plain_http = "http://" in (url[:7], account.get("endpoint", "")[:7])
+        options: ClientConfig = {
+            "connect_timeout": min(stall, timedelta(seconds=_CONNECT_TIMEOUT_S)),
+            "read_timeout": stall,
+            "timeout": "1h",  # for a whole shard; the default is 30 s
+            "allow_http": is_plain_http,
+        }
+        self._hedge_after_s = _HEDGE_PER_STALL * stall_s
+        self._count = count
+        self._store = from_url(
+            url, config=account, client_options=options, retry_config=_WHOLE_FILE_RETRIES
+        )
+        self._store_without_retries = from_url(
+            url, config=account, client_options=options, retry_config=_NO_RETRIES
+        )
+
+    def get(self, name: str) -> bytes:
+        """Read a whole file."""
+        with _as_file_not_found():
+            return bytes(obstore.get(self._store, name).bytes())
+
+    def ranges(
+        self, name: str, starts: Sequence[int], ends: Sequence[int]
+    ) -> "Sequence[bytes | Bytes]":
+        """Read the bytes from each start to before each end, all at the same time."""
+
+        async def together() -> "list[bytes | Bytes]":
+            requests = [
+                self._raced(name, start, end) for start, end in zip(starts, ends, strict=True)
+            ]
+            return await asyncio.gather(*requests)
+
+        with _as_file_not_found():
+            return _run(together())
+
+    async def _raced(self, name: str, start: int, end: int) -> "bytes | Bytes":
+        """One range, by whichever of at most two requests is first."""
+
+        def request() -> "asyncio.Task[bytes | Bytes]":
+            return asyncio.ensure_future(self._retried(name, start, end))
+
+        pending = {request()}
+        try:
+            patience_s = self._hedge_after_s + (end - start) / _HEDGE_BYTES_PER_S
+            done, pending = await asyncio.wait(pending, timeout=patience_s)
+            if not done:
+                self._count(hedges=1)
+                pending.add(request())
+            while True:
+                for task in done:
+                    if task.exception() is None:
+                        return task.result()
+                if done and not pending:
+                    return done.pop().result()  # raises: every request has failed
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in pending:
+                task.cancel()
+
+    async def _retried(self, name: str, start: int, end: int) -> "bytes | Bytes":
+        """One range, asked for again after whatever may pass; empty behind the end of the file."""
+        begin = time.monotonic()
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await obstore.get_range_async(
+                    self._store_without_retries, name, start=start, end=end
+                )
+            except GenericError as error:
+                error_text = str(error)
+                if _BEHIND_THE_END.search(error_text):
+                    return b""
+                if _NON_RETRYABLE_STATUS.search(error_text):
+                    raise
+                if time.monotonic() - begin > _RANGE_TIMEOUT_S:
+                    raise
+            self._count(retries=1)
+            # many processes that failed together should not come back together
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
+
+    def size(self, name: str) -> int:
+        """Ask for a file's bytes."""
+        with _as_file_not_found():
+            return obstore.head(self._store, name)["size"]
+
+    def commit(self, path: Path, name: str) -> None:
+        """Upload, in parts if large; the object appears when the last one has arrived."""
+        try:
+            with _as_file_not_found():
+                obstore.put(self._store, name, path)
+        except FileNotFoundError:
+            raise OSError("there is no such bucket or container") from None
+
+
+@contextlib.contextmanager
+def _as_file_not_found() -> Iterator[None]:
+    """Raise FileNotFoundError for obstore's own error, as all backends do."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise FileNotFoundError(str(error)) from None
+
+
+def _run(work: Coroutine[object, object, Result]) -> Result:
+    """Run a coroutine in this process's thread for requests."""
+    return asyncio.run_coroutine_threadsafe(work, _event_loop(getpid())).result()
+
+
+@cache
+def _event_loop(process_id: int) -> asyncio.AbstractEventLoop:
+    """An event loop in a thread of its own.
+
+    A thread does not survive a fork, so the loop is kept by the process it was made in.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=f"requests-{process_id}", daemon=True).start()
+    return loop
