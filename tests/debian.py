@@ -14,30 +14,35 @@ class MissingError(RuntimeError):
 
 
 def install(packages: Mapping[str, str]) -> None:
-    """Get what is missing.
+    """Install the packages of programs that are missing.
 
     Args:
-        packages: package of each program.
+        packages: Package of each program.
 
     Raises:
-        MissingError: it cannot be installed here.
+        MissingError: If they cannot be installed here.
     """
-    if all(map(shutil.which, packages)):
+    if not missing_packages(packages):
         return
     with (Path(tempfile.gettempdir()) / "sgmg-tests-apt-get").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one test process at a time
-        _install([package for program, package in packages.items() if not shutil.which(program)])
+        # looked up again: another process may have installed them while this one waited
+        missing = missing_packages(packages)
+        if missing:
+            _apt_get(missing)
 
 
-def _install(missing: list[str]) -> None:
-    if not missing:
-        return
+def missing_packages(packages: Mapping[str, str]) -> list[str]:
+    return [package for program, package in packages.items() if shutil.which(program) is None]
+
+
+def _apt_get(missing: list[str]) -> None:
     if not shutil.which("apt-get") or os.geteuid() != 0:
         raise MissingError(f"no {', '.join(missing)}; installing them takes apt-get and root")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
-        done = subprocess.run(
+        result = subprocess.run(
             ["apt-get", "-q", *command], env=environment, capture_output=True, timeout=600
         )
-        if done.returncode:
-            raise MissingError(f"apt-get {command[0]} failed: {done.stderr.decode()[-200:]}")
+        if result.returncode != 0:
+            raise MissingError(f"apt-get {command[0]} failed: {result.stderr.decode()[-200:]}")

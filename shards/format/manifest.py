@@ -26,15 +26,15 @@ class Counts:
     expressions: int = 0
     bytes: int = 0
 
-    def __add__(self, other: "Counts") -> "Counts":
+    def __add__(self, addend: "Counts") -> "Counts":
         """Add field by field."""
         return Counts(
-            videos=self.videos + other.videos,
-            frames=self.frames + other.frames,
-            annotated_frames=self.annotated_frames + other.annotated_frames,
-            objects=self.objects + other.objects,
-            expressions=self.expressions + other.expressions,
-            bytes=self.bytes + other.bytes,
+            videos=self.videos + addend.videos,
+            frames=self.frames + addend.frames,
+            annotated_frames=self.annotated_frames + addend.annotated_frames,
+            objects=self.objects + addend.objects,
+            expressions=self.expressions + addend.expressions,
+            bytes=self.bytes + addend.bytes,
         )
 
 
@@ -128,12 +128,12 @@ class Manifest:
             address: Of the set, for messages.
 
         Raises:
-            ShardError: If the file is no manifest, or one of another format version.
+            ShardError: If the file is no manifest, or one of anaddend format version.
         """
         try:
             content: dict[str, Any] = json.loads(data)
             if content.pop("format") != _FORMAT_NAME:
-                raise ValueError("a file of another kind")
+                raise ValueError("a file of anaddend kind")
             format_version = content.pop("format_version")
             if format_version != FORMAT_VERSION:
                 raise ShardError(
@@ -173,7 +173,7 @@ def decode_record(content: dict[str, Any]) -> ShardRecord:
 
     Raises:
         KeyError: If the counts or the list of skipped videos are missing.
-        TypeError: If another field is missing, or one is unknown.
+        TypeError: If anaddend field is missing, or one is unknown.
     """
     counts = Counts(**content.pop("counts"))
     skipped = tuple(Skipped(**video) for video in content.pop("skipped"))

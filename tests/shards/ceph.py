@@ -50,16 +50,17 @@ rgw frontends = beast endpoint=127.0.0.1:{rgw}
 
 
 def free_port() -> int:
+    """A port nobody listens on; somebody may take it before we do."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def wait_until(ready: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
+def wait_until(is_ready: Callable[[], bool], name: str, timeout_s: float = 300.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not is_ready():
         if time.monotonic() > end:
-            raise MissingError(f"{what} was not ready within {seconds:.0f} s")
+            raise MissingError(f"{name} was not ready within {timeout_s:.0f} s")
         time.sleep(0.2)
 
 
@@ -81,48 +82,55 @@ def status(config: list[str]) -> bytes:
 def ceph(folder: Path) -> Iterator[str]:
     """Start; yields the endpoint of a user with the keys AK and SK. Raises MissingError."""
     install(PROGRAMS)
-    port, mon = free_port(), free_port()
+    gateway_port = free_port()
+    monitor_port = free_port()
+    cluster_id = str(uuid.uuid4())
     config = ["-c", str(folder / "ceph.conf")]
-    text = CONFIG.format(fsid=(fsid := str(uuid.uuid4())), mon=mon, rgw=port, folder=folder)
+    text = CONFIG.format(fsid=cluster_id, mon=monitor_port, rgw=gateway_port, folder=folder)
     (folder / "ceph.conf").write_text(text)
     for name in ("mon", "osd", "rgw"):
         (folder / name).mkdir()
     running: list[subprocess.Popen[bytes]] = []
 
     def run(*command: str) -> None:
-        done = subprocess.run(command, capture_output=True, timeout=90)
-        if done.returncode:
-            raise MissingError(f"{command[0]}: {done.stderr.decode()[-300:]}")
+        result = subprocess.run(command, capture_output=True, timeout=90)
+        if result.returncode != 0:
+            raise MissingError(f"{command[0]}: {result.stderr.decode()[-300:]}")
 
     def serve(*command: str) -> None:
-        log = (folder / f"{command[0]}.out").open("wb")
-        running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
-        log.close()
+        with (folder / f"{command[0]}.out").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        running.append(process)
 
     def keep(*command: str, until: Callable[[], bool]) -> None:
         """Start again if it ends: it may do so when it meets a monitor that has just begun."""
 
-        def ready() -> bool:
+        def is_ready() -> bool:
             if running[-1].poll() is not None:
                 serve(*command)
             return until()
 
         serve(*command)
-        wait_until(ready, command[0])
+        wait_until(is_ready, command[0])
 
-    key, caps = str(folder / "keyring"), ("--cap", "mon", "allow *", "--cap", "osd", "allow *")
+    keyring = str(folder / "keyring")
+    monitor_rights = ("--cap", "mon", "allow *")
+    store_rights = ("--cap", "osd", "allow *")
+    make_key = ("ceph-authtool", keyring, "--gen-key")
     try:
-        run("ceph-authtool", "--create-keyring", key, "--gen-key", "-n", "mon.", *caps[:3])
-        run("ceph-authtool", key, "--gen-key", "-n", "client.admin", *caps)
-        table = str(folder / "monmap")
-        at = f"[v1:127.0.0.1:{mon}]"
-        run("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", at, table)
-        run("ceph-mon", *config, "--mkfs", "-i", "a", "--monmap", table, "--keyring", key)
+        run(*make_key, "--create-keyring", "-n", "mon.", *monitor_rights)
+        run(*make_key, "-n", "client.admin", *monitor_rights, *store_rights)
+        monitors = str(folder / "monmap")
+        address = f"[v1:127.0.0.1:{monitor_port}]"
+        make_map = ("monmaptool", "--create", "--clobber", "--fsid", cluster_id)
+        run(*make_map, "--addv", "a", address, monitors)
+        run("ceph-mon", *config, "--mkfs", "-i", "a", "--monmap", monitors, "--keyring", keyring)
         serve("ceph-mon", *config, "-i", "a", "-f")
-        wait_until(lambda: b"osds" in status(config), "the monitor")  # a store before it gives up
+        # a store that starts before the monitor answers gives up
+        wait_until(lambda: b"osds" in status(config), "the monitor")
         run("ceph-osd", *config, "-i", "0", "--mkfs")
         keep("ceph-osd", *config, "-i", "0", "-f", until=lambda: b"1 up" in status(config))
-        endpoint = f"http://127.0.0.1:{port}"
+        endpoint = f"http://127.0.0.1:{gateway_port}"
         keep("radosgw", *config, "-n", "client.rgw.a", "-f", until=lambda: answers(endpoint))
         user = ("--uid=t", "--display-name=t", "--access-key=AK", "--secret-key=SK")
         run("radosgw-admin", *config, "user", "create", *user)

@@ -9,8 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 
+# share of ranged reads that get each fault
 RATES = {"503": 0.05, "reset": 0.02, "truncation": 0.01, "flip": 0.005, "hang": 0.002}
+
+
+HANG_S = 60
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if fault == "hang" and self.server.closing.wait(60):
+        if fault == "hang" and self.server.closing.wait(HANG_S):
             return
         upstream = http.client.HTTPConnection(*self.server.upstream, timeout=30)
         upstream.request(self.command, self.path, headers=dict(self.headers.items()))
@@ -37,10 +42,11 @@ class Handler(BaseHTTPRequestHandler):
         body = bytearray(answer.read())
         upstream.close()
         if fault == "flip" and answer.status == 206:
-            at = self.server.random.randrange(len(body))
-            body[at] ^= 1 << self.server.random.randrange(8)
+            position = self.server.random.randrange(len(body))
+            body[position] ^= 1 << self.server.random.randrange(8)
             start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
-            self.server.flips.append((self.path.partition("?")[0].rpartition("/")[2], start + at))
+            name = self.path.partition("?")[0].rpartition("/")[2]
+            self.server.flips.append(Flip(name, start + position))
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "server", "date"):
@@ -50,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             if fault == "reset":
-                linger = struct.pack("ii", 1, 0)  # close with a reset
+                linger = struct.pack("ii", 1, 0)  # on, for 0 s: closing sends a reset
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.connection.shutdown(socket.SHUT_RD)
             self.close_connection = True
@@ -62,23 +68,35 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Flip(NamedTuple):
+    """A flipped bit: the file and the position of its byte."""
+
+    name: str
+    offset: int
+
+
 class FaultProxy(ThreadingHTTPServer):
     """Relays to `upstream`; of every thousand ranged reads the faults of `RATES`, shuffled.
 
     A run shorter than that still has one of each fault among its first requests.
     """
 
-    daemon_threads, request_queue_size = True, 64
+    daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, upstream: tuple[str, int], requests: int, seed: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.upstream, self.random = upstream, random.Random(seed)
-        faults = [k for k, rate in RATES.items() for _ in range(max(1, round(rate * requests)))]
+        self.upstream = upstream
+        self.random = random.Random(seed)
+        faults: list[str] = []
+        for fault, rate in RATES.items():
+            faults += [fault] * max(1, round(rate * requests))
         self.schedule: list[str | None] = [*faults, *[None] * (requests - len(faults))]
         self.random.shuffle(self.schedule)
-        self.seen: Counter[str | None] = Counter()
-        self.flips: list[tuple[str, int]] = []
-        self.closing, self.lock = threading.Event(), threading.Lock()
+        self.counts: Counter[str | None] = Counter()  # faults that were made
+        self.flips: list[Flip] = []
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
         self.spoil = False
 
     @property
@@ -90,7 +108,7 @@ class FaultProxy(ThreadingHTTPServer):
             if not self.spoil:
                 return None
             fault = self.schedule.pop() if self.schedule else None
-            self.seen[fault] += 1
+            self.counts[fault] += 1
             return fault
 
     def handle_error(self, request: object, client_address: object) -> None:

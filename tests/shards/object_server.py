@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+# gets the handler and the bytes asked for; gives those to send, or None if it answered itself
 Fault = Callable[["Handler", bytes], bytes | None]
+HANG_S = 3.0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -24,16 +26,22 @@ class Handler(BaseHTTPRequestHandler):
         if data is None:
             self.answer(404)
             return
-        fault = self.server.faults.pop(0) if body and self.server.faults else None
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        part, headers = data, {"ETag": '"e"', "Last-Modified": "Thu, 01 Jan 1970 00:00:00 GMT"}
-        if asked:
-            start, end = int(asked[1]), int(asked[2] or len(data) - 1) + 1
-            part = data[start:end]
+        fault = None
+        if body and self.server.faults:
+            fault = self.server.faults.pop(0)
+        part = data
+        status = 200
+        headers = {"ETag": '"e"', "Last-Modified": "Thu, 01 Jan 1970 00:00:00 GMT"}
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if byte_range is not None:
+            start = int(byte_range[1])
+            last = int(byte_range[2] or len(data) - 1)
+            part = data[start : last + 1]
+            status = 206
             headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(data)}"
-        sent = fault(self, part) if fault else part
-        if sent is not None:
-            self.answer(206 if asked else 200, sent if body else b"", len(part), headers)
+        sent = part if fault is None else fault(self, part)
+        if sent is not None:  # else the fault has answered
+            self.answer(status, sent if body else b"", len(part), headers)
 
     def do_PUT(self) -> None:
         self.server.log.append((self.command, self.path, None))
@@ -109,5 +117,5 @@ def flipped(handler: Handler, part: bytes) -> bytes:
 
 
 def hanging(handler: Handler, part: bytes) -> bytes:
-    time.sleep(3)
+    time.sleep(HANG_S)
     return part

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,12 +13,14 @@ from shards.build.writer import build_set
 from shards.errors import ShardError
 from shards.format.manifest import Manifest
 from shards.format.rle import Rle, encode_mask
-from shards.format.schema import Expression, Frame, Video
+from shards.format.schema import Expression, Extension, Frame, Video
+
+PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG"}
 
 
 def encode_image(pixels: np.ndarray, extension: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, {"jpg": "JPEG", "png": "PNG"}[extension])
+    Image.fromarray(pixels).save(file, PILLOW_FORMATS[extension])
     return file.getvalue()
 
 
@@ -29,18 +32,18 @@ def make_video(
     width: int = 52,
     unannotated: Sequence[int] = (),
     absent: Sequence[int] = (),
-    extension: str = "jpg",
+    extension: Extension = "jpg",
 ) -> Video:
     """Two objects: "1" in every annotated frame, "2" in those that are not `absent`."""
-    random = np.random.default_rng(list(key.encode()))
+    generator = np.random.default_rng(list(key.encode()))
     frames = []
     for number in range(num_frames):
-        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
         masks: dict[str, Rle] | None = None
         if number not in unannotated:
             first = np.zeros((height, width), bool)
             first[number : number + 9, 3:20] = True
-            second = random.random((height, width)) < 0.3
+            second = generator.random((height, width)) < 0.3
             masks = {"1": encode_mask(first)}
             if number not in absent:
                 masks["2"] = encode_mask(second)
@@ -65,7 +68,7 @@ def toy_video(key: str) -> Video:
     """A reader: videos of several shapes, by their key "toy-NN"; "bad" in a key fails."""
     if "bad" in key:
         raise OSError(f"{key}.mp4 is unreadable")
-    number = int(key.rsplit("-", 1)[1])
+    number = int(key.rpartition("-")[2])
     return make_video(
         key,
         num_frames=1 + number % 6,
@@ -79,10 +82,11 @@ def toy_keys(count: int = 9) -> list[str]:
     return [f"toy-{number:02d}" for number in range(count)]
 
 
-def build_toy(out: Path | str, keys: Sequence[str] | None = None, **settings: object) -> Manifest:
+def build_toy(out: Path | str, keys: Sequence[str] | None = None, **settings: Any) -> Manifest:
+    """Build a small set; any argument of `build_set` may be changed."""
     plans = [Plan(key, 15_000) for key in keys or toy_keys()]
-    options = {"shard_bytes": 45_000, "dataset": "toy", "split": "train", "settings": {"a": 1}}
-    return build_set(plans, toy_video, str(out), **(options | settings))  # type: ignore[arg-type]
+    defaults = {"shard_bytes": 45_000, "dataset": "toy", "split": "train", "settings": {"a": 1}}
+    return build_set(plans, toy_video, str(out), **(defaults | settings))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

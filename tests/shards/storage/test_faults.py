@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.request import Request, urlopen
 import obstore
 import psutil
 import pytest
+from obstore.store import from_url
 
 from shards import ClipLoader, ShardError, ShardSet
 from shards.errors import DamageError
@@ -25,7 +27,7 @@ from shards.storage.cache import ShardCache
 from shards.storage.storage import Span, Storage
 from shards.stream.augment import Augmentation
 from shards.stream.sampling import ClipSampling
-from tests.shards.fault_proxy import RATES, FaultProxy, fault_proxy
+from tests.shards.fault_proxy import HANG_S, RATES, FaultProxy, Flip, fault_proxy
 from tests.shards.object_server import object_server
 from tests.shards.sample_videos import build_toy, files_of, toy_keys, toy_video
 from tests.shards.stream.test_loader import clips_of
@@ -46,10 +48,12 @@ def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def make_bucket(endpoint: str, name: str) -> None:
     date = formatdate(usegmt=True)
-    said = hmac.new(b"SK", f"PUT\n\n\n{date}\n/{name}".encode(), "sha1").digest()
-    headers = {"Date": date, "Authorization": f"AWS AK:{base64.b64encode(said).decode()}"}
-    with urlopen(Request(f"{endpoint}/{name}", headers=headers, method="PUT"), timeout=30) as it:
-        assert it.status == 200
+    # version 2 of Amazon's signatures: a few lines, and Ceph still takes them
+    signature = hmac.new(b"SK", f"PUT\n\n\n{date}\n/{name}".encode(), "sha1").digest()
+    headers = {"Date": date, "Authorization": f"AWS AK:{base64.b64encode(signature).decode()}"}
+    request = Request(f"{endpoint}/{name}", headers=headers, method="PUT")
+    with urlopen(request, timeout=30) as response:
+        assert response.status == 200
 
 
 @pytest.fixture
@@ -88,25 +92,45 @@ def test_a_real_server_holds_a_set(
     assert "verysecret" not in str(refused.value)
 
 
+@dataclass(frozen=True)
+class HostedSet:
+    """A set on a server.
+
+    Attributes:
+        endpoint: URL of the server.
+        path: Bucket and folder.
+        delete: Removes a file of the set.
+    """
+
+    endpoint: str
+    path: str
+    delete: Callable[[str], object]
+
+    @property
+    def upstream(self) -> tuple[str, int]:
+        """Host and port of the server."""
+        parts = urlsplit(self.endpoint)
+        return str(parts.hostname), int(parts.port or 0)
+
+
 @contextmanager
-def own_server(folder: Path) -> Iterator[tuple[str, str, Callable[[str], None]]]:
-    """The set of a folder on our own server: its endpoint, path, and how to delete a file."""
+def own_server(folder: Path) -> Iterator[HostedSet]:
+    """The set of a folder on our own server."""
     with object_server() as server:
         server.objects |= {f"/b/toy/{name}": data for name, data in files_of(folder).items()}
-        yield server.url, "b/toy", lambda name: server.objects.pop(f"/b/toy/{name}", None) and None
+        yield HostedSet(server.url, "b/toy", lambda name: server.objects.pop(f"/b/toy/{name}"))
 
 
 @contextmanager
-def ceph_server(folder: Path, endpoint: str, bucket: str) -> Iterator[tuple[str, str, Any]]:
-    """The same in the bucket of the real server."""
+def ceph_server(folder: Path, endpoint: str, bucket: str) -> Iterator[HostedSet]:
+    """The set of a folder in a bucket of the real server."""
     storage = Storage(f"s3://{bucket}/toy")
     for name, data in files_of(folder).items():
         storage.put(name, data)
 
-    def delete(name: str) -> None:
-        obstore.delete(storage._backend._store, name)  # type: ignore[attr-defined]
-
-    yield endpoint, f"{bucket}/toy", delete
+    # connected now, while the environment points to the server: the proxy deletes nothing
+    store = from_url(f"s3://{bucket}/toy", client_options={"allow_http": True})
+    yield HostedSet(endpoint, f"{bucket}/toy", lambda name: obstore.delete(store, name))
 
 
 def settings() -> dict[str, Any]:
@@ -130,91 +154,108 @@ def test_all_faults_at_once(
 ) -> None:
     build_toy(tmp_path, toy_keys(24))
     if origin == "own":
-        place = own_server(tmp_path)
+        server = own_server(tmp_path)
     else:
         bucket = request.getfixturevalue("ceph_bucket")
-        place = ceph_server(tmp_path, request.getfixturevalue("s3_server"), bucket)
-    with place as (endpoint, path, delete):
-        parts = urlsplit(endpoint)
-        with fault_proxy((str(parts.hostname), int(parts.port or 0)), REQUESTS) as proxy:
-            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-            run_with_faults(proxy, f"s3://{path}", str(tmp_path), delete, caplog)
+        server = ceph_server(tmp_path, request.getfixturevalue("s3_server"), bucket)
+    with server as hosted, fault_proxy(hosted.upstream, REQUESTS) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        run_with_faults(proxy, f"s3://{hosted.path}", str(tmp_path), hosted.delete, caplog)
 
 
 def run_with_faults(
     proxy: FaultProxy,
     url: str,
     folder: str,
-    delete: Callable[[str], None],
+    delete: Callable[[str], object],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     healthy = ClipLoader([folder], **settings())
     loader = ClipLoader([ShardSet.open(url, gap=1600)], **settings())
     lost = loader.sets[0].manifest.shards[1]
     delete(lost.name)
-    proxy.spoil, slowest, memory = True, 0.0, []
-    hidden = {row.key for row in loader.sets[0].videos if row.shard == 1}
+    proxy.spoil = True
+    longest_wait_s = 0.0
+    num_replaced = 0
+    num_clips = 0
+    memory_bytes = []
+    lost_videos = {row.key for row in loader.sets[0].videos if row.shard == 1}
     with caplog.at_level(logging.WARNING, "shards"):
-        replaced = total = 0
         while proxy.schedule:
             begin = time.perf_counter()
-            wanted, got = [], []
-            for expected, batch in zip(healthy, loader, strict=True):
-                slowest = max(slowest, time.perf_counter() - begin)
-                wanted.append(expected)
-                got.append(batch)
+            healthy_batches, batches = [], []
+            for healthy_batch, batch in zip(healthy, loader, strict=True):
+                longest_wait_s = max(longest_wait_s, time.perf_counter() - begin)
+                healthy_batches.append(healthy_batch)
+                batches.append(batch)
                 begin = time.perf_counter()
-            theirs, ours = clips_of(wanted), clips_of(got)
-            assert theirs.keys() == ours.keys()
-            other = {p for p in ours if ours[p] != theirs[p]}
-            assert {theirs[p][0] for p in other} <= hidden
-            assert not {clip[0] for clip in ours.values()} & hidden
-            replaced, total = replaced + len(other), total + len(ours)
-            memory.append(psutil.Process().memory_info().rss)
-    found = loader.stats()
+            expected, clips = clips_of(healthy_batches), clips_of(batches)
+            assert expected.keys() == clips.keys()
+            replaced = {position for position in clips if clips[position] != expected[position]}
+            assert {expected[position][0] for position in replaced} <= lost_videos
+            assert not {clip[0] for clip in clips.values()} & lost_videos
+            num_replaced += len(replaced)
+            num_clips += len(clips)
+            memory_bytes.append(psutil.Process().memory_info().rss)
+    stats = loader.stats()
     healthy.close()
     loader.close()
-    assert 0 < replaced < total / 2
-    assert slowest < 30  # one that hangs does so for 60
-    assert all(proxy.seen[fault] for fault in RATES)
-    assert found["quarantined"] == 1
-    assert found["replaced"] >= replaced
+    assert 0 < num_replaced < num_clips / 2
+    assert longest_wait_s < HANG_S / 2
+    assert all(proxy.counts[fault] for fault in RATES)
+    assert stats["quarantined"] == 1
+    assert stats["replaced"] >= num_replaced
     assert lost.name in loader.report()
-    assert found["retries"] >= proxy.seen["503"]
-    assert found["hedges"] >= 1
+    assert stats["retries"] >= proxy.counts["503"]
+    assert stats["hedges"] >= 1
     assert_flips_are_named(proxy.flips, loader, caplog.messages)
-    assert memory[-1] - memory[len(memory) // 2] < 40e6
+    assert memory_bytes[-1] - memory_bytes[len(memory_bytes) // 2] < 40e6
 
 
-def assert_flips_are_named(
-    flips: list[tuple[str, int]], loader: ClipLoader, messages: list[str]
-) -> None:
+@dataclass(frozen=True)
+class Member:
+    """Where a member lies in a shard, in bytes."""
+
+    name: str
+    start: int
+    size: int
+
+    def holds(self, flip: Flip) -> bool:
+        """Whether a flipped bit lies in the member."""
+        return self.name == flip.name and self.start <= flip.offset < self.start + self.size
+
+
+def assert_flips_are_named(flips: list[Flip], loader: ClipLoader, messages: list[str]) -> None:
     """Every flipped bit of a member is in the log; those between members harm nobody.
 
     The gap holds headers and padding but no frame, so that every member in a range is wanted.
     """
-    said = [re.search(r"/([^/]+\.tar): the (\d+) bytes at (\d+) have", it) for it in messages]
-    named = [(it[1], int(it[3]), int(it[3]) + int(it[2])) for it in said if it]
-    shards, members = loader.sets[0].manifest.shards, []
-    for row in loader.sets[0].videos:
-        spans, _ = loader.sets[0].spans(row, range(len(row.frame_names)))
-        members += [(shards[row.shard].name, s.offset, s.offset + s.size) for s in spans]
-    for name, at in flips:
+    logged = []
+    for message in messages:
+        match = re.search(r"/([^/]+\.tar): the (\d+) bytes at (\d+) have", message)
+        if match is not None:
+            logged.append(Member(name=match[1], start=int(match[3]), size=int(match[2])))
+    shard_set = loader.sets[0]
+    members = []
+    for row in shard_set.videos:
+        name = shard_set.manifest.shards[row.shard].name
+        for span in shard_set.spans(row, range(len(row.frame_names))).spans:
+            members.append(Member(name, span.offset, span.size))
+    for flip in flips:
         for member in members:
-            if member[0] == name and member[1] <= at < member[2] and member not in named:
+            if member.holds(flip) and member not in logged:
                 raise AssertionError(f"nobody was told of the flipped bit in {member}")
-    assert loader.stats()["refetched"] == len(named) <= len(flips)
+    assert loader.stats()["refetched"] == len(logged) <= len(flips)
 
 
 def test_a_hanging_request_is_raced(account: None, tmp_path: Path) -> None:
     build_toy(tmp_path)
-    with own_server(tmp_path) as (endpoint, path, _):
-        parts = urlsplit(endpoint)
-        with fault_proxy((str(parts.hostname), int(parts.port or 0)), 1) as proxy:
-            shard_set = ShardSet.open(f"{proxy.url}/{path}")
-            proxy.schedule, proxy.spoil = ["hang"], True
-            begin = time.perf_counter()
-            shard_set.read(0, [0])
-            assert 1.5 < time.perf_counter() - begin < 30  # it hangs for 60
-            assert shard_set.storage.traffic.hedges == 1
-            assert shard_set.storage.traffic.retries == 0
+    with own_server(tmp_path) as hosted, fault_proxy(hosted.upstream, 1) as proxy:
+        shard_set = ShardSet.open(f"{proxy.url}/{hosted.path}")
+        proxy.schedule = ["hang"]
+        proxy.spoil = True
+        begin = time.perf_counter()
+        shard_set.read(0, [0])
+        assert 1.5 < time.perf_counter() - begin < HANG_S / 2
+        assert shard_set.storage.traffic.hedges == 1
+        assert shard_set.storage.traffic.retries == 0
