@@ -40,7 +40,8 @@ from sgmg import SgMg, SgMgConfig, best_query
 from sgmg.network.text_encoder import tiny_text_config
 from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.losses import Criterion, normaliser
-from sgmg.training.matcher import Matcher, Targets
+from sgmg.training.matcher import Matcher
+from sgmg.training.targets import Targets
 from shards import Batch, ClipLoader
 from shards.stream.augment import Augmentation
 

@@ -5,9 +5,9 @@
 
 Steps of both loops take turns (A B B A ...) on equal networks and clips; the plain loop has no
 Accelerate, no norms by part, no check of gradients. `overhead` is the median over the pairs of the
-share that ours takes longer. Memory is the peak that one step adds, each way in a process of its
-own: `checkpointing_memory_ratio` is that with `--recompute` over that without. The last line is
-JSON.
+share that ours takes longer. Memory is the peak that one step adds, with and without recomputing
+in processes of their own: `checkpointing_memory_ratio` is that with `--recompute` over that
+without. The last line is JSON.
 """
 
 import argparse
@@ -26,103 +26,157 @@ from sgmg import SgMg, SgMgConfig
 from sgmg.network.text_encoder import tiny_text_config
 from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.losses import Criterion
-from sgmg.training.matcher import Matcher, Targets
+from sgmg.training.matcher import Matcher
 from sgmg.training.memory import recompute_blocks
 from sgmg.training.optim import make_schedule, parameter_groups
-from sgmg.training.update import Share, Update
+from sgmg.training.targets import Targets
+from sgmg.training.update import (
+    MicroBatch,
+    accumulate_gradients,
+    average_over_processes,
+    step_optimizer,
+)
 
-WORDS = ["the person on the left", "a brown dog that runs"]
-RATES = {"lr": 1e-4, "backbone_lr": 5e-5, "text_lr": 1e-5, "weight_decay": 5e-4}
+EXPRESSIONS = ["the person on the left", "a brown dog that runs"]
+CLIP_NORM = 0.1
+PROCESS_TIMEOUT_S = 300
+
+Step = Callable[[MicroBatch], None]
 
 
-def network() -> SgMg:
-    """Published sizes but for a small text model."""
+def build_network() -> SgMg:
+    """Build a network of published sizes but for a small text model."""
     torch.manual_seed(0)
-    tokenizer = train_tokenizer(WORDS)
-    text = tiny_text_config(len(tokenizer))
-    return SgMg(SgMgConfig(text_model=None, text_config=text), tokenizer=tokenizer).train()
+    tokenizer = train_tokenizer(EXPRESSIONS)
+    text_config = tiny_text_config(len(tokenizer))
+    config = SgMgConfig(text_model=None, text_config=text_config)
+    return SgMg(config, tokenizer=tokenizer).train()
 
 
-def clip(small: bool) -> Share:
+def build_optimizer(model: SgMg) -> torch.optim.Optimizer:
+    """AdamW at the published rates."""
+    groups = parameter_groups(model, lr=1e-4, backbone_lr=5e-5, text_lr=1e-5, weight_decay=5e-4)
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def make_clip(small: bool) -> MicroBatch:
     """One clip with a random object."""
     frames, height, width = (1, 136, 136) if small else (3, 160, 256)
     generator = torch.Generator().manual_seed(0)
-    visible = torch.ones(1, frames, dtype=torch.bool)
-    masks = torch.rand(1, frames, height, width, generator=generator) > 0.6
-    targets = Targets(masks, torch.full((1, frames, 4), 0.4), visible)
-    pixels = torch.randn(1, frames, 3, height, width, generator=generator)
-    padding = torch.zeros(1, height, width, dtype=torch.bool)
-    return Share(pixels, padding, WORDS[:1], targets, torch.zeros(1, dtype=torch.long))
+    targets = Targets(
+        masks=torch.rand(1, frames, height, width, generator=generator) > 0.6,
+        boxes_cxcywh=torch.full((1, frames, 4), 0.4),
+        visible=torch.ones(1, frames, dtype=torch.bool),
+    )
+    return MicroBatch(
+        frames=torch.randn(1, frames, 3, height, width, generator=generator),
+        padding=torch.zeros(1, height, width, dtype=torch.bool),
+        expressions=EXPRESSIONS[:1],
+        targets=targets,
+        clip_index=torch.zeros(1, dtype=torch.long),
+    )
 
 
-def ours(model: SgMg) -> Callable[[Share], None]:
+def our_step(network: SgMg) -> Step:
     """A step as `train.py` does it."""
     accelerator = Accelerator(cpu=True)
-    optimizer = torch.optim.AdamW(parameter_groups(model, **RATES), fused=True)
-    schedule = make_schedule(optimizer)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    update = Update(accelerator, prepared, optimizer, schedule, clip_norm=0.1)
-    return lambda share: update([share]) and None
+    plain_optimizer = build_optimizer(network)
+    schedule = make_schedule(plain_optimizer)
+    model, optimizer = accelerator.prepare(network, plain_optimizer)
 
-
-def plain(model: SgMg) -> Callable[[Share], None]:
-    """The same without Accelerate."""
-    optimizer = torch.optim.AdamW(parameter_groups(model, **RATES), fused=True)
-    matcher, criterion = Matcher(), Criterion()
-
-    def step(share: Share) -> None:
-        select = partial(matcher, targets=share.targets)
-        index = share.clip_index
-        outputs = model(share.frames, share.padding, share.expressions, select, clip_index=index)
-        terms = criterion(outputs, share.targets, share.targets.visible.sum().clamp(min=1))
-        terms["total"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        optimizer.step()
-        optimizer.zero_grad()
-        {name: float(term.detach()) for name, term in terms.items()}
+    def step(clip: MicroBatch) -> None:
+        terms, _ = accumulate_gradients(accelerator, model, [clip])
+        norms = step_optimizer(accelerator, model, optimizer, schedule, clip_norm=CLIP_NORM)
+        average_over_processes(accelerator, terms | norms)
 
     return step
 
 
-def seconds(step: Callable[[Share], None], share: Share) -> float:
-    """Of one step."""
+def plain_step(model: SgMg) -> Step:
+    """The same without Accelerate."""
+    optimizer = build_optimizer(model)
+    matcher = Matcher()
+    criterion = Criterion()
+
+    def step(clip: MicroBatch) -> None:
+        outputs = model(
+            clip.frames,
+            clip.padding,
+            clip.expressions,
+            partial(matcher, targets=clip.targets),
+            clip_index=clip.clip_index,
+        )
+        num_visible = clip.targets.visible.sum().clamp(min=1)
+        terms = criterion(outputs, clip.targets, num_visible)
+        terms["total"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        # A log needs the numbers: reading them is part of the step.
+        for term in terms.values():
+            term.item()
+
+    return step
+
+
+def seconds_of(step: Step, clip: MicroBatch) -> float:
+    """Time one step."""
     begin = time.perf_counter()
-    step(share)
+    step(clip)
     return time.perf_counter() - begin
 
 
-def overhead(share: Share, pairs: int) -> tuple[float, float, float]:
-    """Medians of both, in seconds, and of the share that ours takes longer."""
-    ways = ours(network()), plain(network())
-    for step in ways:
-        step(share)
-    times: list[list[float]] = [[], []]
+def measure_overhead(clip: MicroBatch, pairs: int) -> tuple[float, float, float]:
+    """Median seconds of our step and the plain one, and median share that ours takes longer."""
+    ours = our_step(build_network())
+    plain = plain_step(build_network())
+    # The first step of each allocates what the later ones reuse.
+    ours(clip)
+    plain(clip)
+    our_seconds = []
+    plain_seconds = []
     for pair in range(pairs):
-        for way in (0, 1) if pair % 2 else (1, 0):
-            times[way].append(seconds(ways[way], share))
-    ratios = [a / b - 1 for a, b in zip(*times, strict=True)]
-    return *map(statistics.median, times), statistics.median(ratios)
+        if pair % 2:
+            our_seconds.append(seconds_of(ours, clip))
+            plain_seconds.append(seconds_of(plain, clip))
+        else:
+            plain_seconds.append(seconds_of(plain, clip))
+            our_seconds.append(seconds_of(ours, clip))
+    overheads = [
+        our_time / plain_time - 1
+        for our_time, plain_time in zip(our_seconds, plain_seconds, strict=True)
+    ]
+    return (
+        statistics.median(our_seconds),
+        statistics.median(plain_seconds),
+        statistics.median(overheads),
+    )
 
 
-def added_memory(small: bool, recompute: bool, queue: "multiprocessing.Queue[float]") -> None:
-    """Peak that forward and backward add to what the network holds, in MB."""
+def measure_added_memory(
+    small: bool, recompute: bool, queue: "multiprocessing.Queue[float]"
+) -> None:
+    """Put into a queue what forward and backward add to what the network holds, in MB."""
     torch.set_num_threads(1)
-    model, share = network(), clip(small)
+    model = build_network()
+    clip = make_clip(small)
+    # Gradients take their memory before the measurement, whatever the activations do.
     for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)  # there whatever the activations do
+        parameter.grad = torch.zeros_like(parameter)
     if recompute:
         recompute_blocks(model.backbone)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = memory("VmRSS")
-    update = Update(Accelerator(cpu=True), model, None, None, clip_norm=1.0)  # type: ignore[arg-type]
-    update.gradients([share])
-    queue.put(memory("VmHWM") - before)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak (VmHWM) starts anew
+    before_mb = process_memory_mb("VmRSS")
+    accumulate_gradients(Accelerator(cpu=True), model, [clip])
+    queue.put(process_memory_mb("VmHWM") - before_mb)
 
 
-def memory(name: str) -> float:
-    """A line of the kernel's status of this process, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1e3
+def process_memory_mb(name: str) -> float:
+    """Read a line of the kernel's status of this process, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 1e3
+    raise ValueError(f"/proc/self/status has no {name}: this needs Linux")
 
 
 def main() -> None:
@@ -130,21 +184,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--small", action="store_true", help="one small frame, few steps")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = 2 if given.small else given.pairs
-    with_ours, without, more = overhead(clip(given.small), pairs)
-    print(f"a step: ours {with_ours:.3f} s, plain {without:.3f} s, ours {more:+.2%}")
-    spawner, added = multiprocessing.get_context("spawn"), []
+    pairs = 2 if options.small else options.pairs
+    our_seconds, plain_seconds, overhead = measure_overhead(make_clip(options.small), pairs)
+    print(f"a step: ours {our_seconds:.3f} s, plain {plain_seconds:.3f} s, ours {overhead:+.2%}")
+
+    spawner = multiprocessing.get_context("spawn")
+    added_mb = {}
     for recompute in (False, True):
         queue = spawner.Queue()
-        process = spawner.Process(target=added_memory, args=(given.small, recompute, queue))
+        process = spawner.Process(
+            target=measure_added_memory, args=(options.small, recompute, queue)
+        )
         process.start()
-        added.append(queue.get(timeout=300))
+        added_mb[recompute] = queue.get(timeout=PROCESS_TIMEOUT_S)
         process.join()
-        print(f"recompute {recompute}: a step adds {added[-1]:.0f} MB")
-    ratio = added[1] / added[0]
-    print(json.dumps({"overhead": round(more, 4), "checkpointing_memory_ratio": round(ratio, 3)}))
+        print(f"recompute {recompute}: a step adds {added_mb[recompute]:.0f} MB")
+    figures = {
+        "overhead": round(overhead, 4),
+        "checkpointing_memory_ratio": round(added_mb[True] / added_mb[False], 3),
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m sgmg predict VIDEO --text EXPRESSION --checkpoint FOLDER
 python -m sgmg app --checkpoint FOLDER
 python -m sgmg convert FILE OUT [--text FOLDER]
+python -m sgmg replay DUMP
 """
 
 import sys
@@ -13,8 +14,9 @@ import tyro
 from sgmg.inference.app import app
 from sgmg.inference.command import predict
 from sgmg.published.convert import convert
+from sgmg.training.replay import replay
 
-COMMANDS = {it.__name__: it for it in (app, convert, predict)}
+COMMANDS = {it.__name__: it for it in (app, convert, predict, replay)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from sgmg.training.checkpoints import download, find_state, open_run, upload
+from sgmg.training.checkpoints import find_state, open_run
+from sgmg.training.mirror import download, upload
 from shards.storage.storage import Storage
 from tests.processes import finish, start, train_with
 from tests.test_train_evaluate import losses, shapes

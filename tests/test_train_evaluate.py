@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -127,12 +126,11 @@ def test_evaluation_writes_masks_scores_and_sheet(
     assert capsys.readouterr().out.splitlines()[-1].startswith("J&F ")
 
 
-def test_sharded_weights_are_refused(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_sharded_weights_are_refused(kind: str) -> None:
     """Their checkpoints would hold pieces of the network."""
-    told = Namespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr(train, "Accelerator", lambda **_: told)
-    with pytest.raises(SystemExit, match="FSDP is not supported: use plain data parallelism"):
-        run(train, "synthetic", "--data.shards", shapes / "train")
+    with pytest.raises(SystemExit, match=f"{kind} is not supported: use plain data parallelism"):
+        train.check_parallelism(DistributedType(kind))
 
 
 @pytest.mark.parametrize(

@@ -1,42 +1,53 @@
 """Checkpoints of a training run: written whole or not at all, found again, gone on from.
 
 A checkpoint is a folder `step-NNNNNN/` of the run folder. It is written as `step-NNNNNN.partial`
-and gets its name when its last byte is on the disk; whatever ends the process before, the ones
-before it stay, and are what is found.
+and gets its name when its last byte is on the disk; whatever ends the process before that, the
+checkpoints before it stay, and are what is found.
 """
 
-import itertools
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch import nn
 
 from sgmg.network.model import SgMg
-from sgmg.network.model_folder import list_checkpoints, step_of
+from sgmg.network.model_folder import list_checkpoints
 
-STATE, SCORE, INDEX = "run.json", "score.json", "checkpoints.json"
+STATE = "run.json"
+SCORE = "score.json"
 
 
-Store = Any
-"""A folder for whole files: `get`, `put`, `exists`, `stream`, `new_file` of `shards.storage`."""
+class RunState(TypedDict):
+    """Content of `run.json`: where a run stands, beside what Accelerate saves.
+
+    Attributes:
+        step: Updates done.
+        loader: State of the loader's stream, opaque to this package.
+        schedule: `state_dict()` of the schedule of the learning rates.
+    """
+
+    step: int
+    loader: dict[str, Any]  # plain values: JSON has no narrower type
+    schedule: dict[str, Any]  # the type of torch's `LRScheduler.state_dict`
 
 
 def open_run(run: Path, *, resume: bool) -> None:
     """Make the run folder, or sweep out of it what a killed process left.
 
     Raises:
-        ValueError: it holds checkpoints, and the run is not to go on from them.
+        ValueError: It holds checkpoints, and the run is not to go on from them.
     """
     run.mkdir(parents=True, exist_ok=True)
-    if not resume and (found := list_checkpoints(run)):
+    checkpoints = list_checkpoints(run)
+    if checkpoints and not resume:
         raise ValueError(
-            f"{run} holds {found[-1].name} of an earlier run: go on with --resume auto, name "
+            f"{run} holds {checkpoints[-1].name} of an earlier run: go on with --resume auto, name "
             "another --out, or delete it"
         )
     for path in run.glob("*.partial"):
@@ -44,30 +55,29 @@ def open_run(run: Path, *, resume: bool) -> None:
 
 
 def save_checkpoint(
-    run: Path, step: int, accelerator: Accelerator, model: Any, state: dict[str, Any], *, keep: int
+    run: Path, accelerator: Accelerator, model: nn.Module, state: RunState, *, keep: int
 ) -> Path:
     """Write `run/step-NNNNNN/`: a model folder with optimizer, random states and `run.json`.
 
     Every process must call it. Older checkpoints are deleted only once the new one is in place.
 
     Args:
-        run: run folder.
-        step: updates done.
-        accelerator: that prepared model and optimizer.
-        model: the prepared model.
-        state: JSON-able, for `read_state`.
-        keep: newest checkpoints left in the run folder, at least 1; the one of the best score
+        run: Run folder.
+        accelerator: The one that prepared model and optimizer.
+        model: The prepared model.
+        state: What `read_state` gives back.
+        keep: Newest checkpoints left in the run folder, at least 1; the one of the best score
             stays, too.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        OSError: it could not be written, such as for a full disk; the others are as before.
+        OSError: It could not be written, such as for a full disk; the others are as before.
     """
-    folder = run / f"step-{step:06d}"
-    if (folder / STATE).is_file():  # the last update, saved already
-        return folder
+    folder = run / f"step-{state['step']:06d}"
+    if (folder / STATE).is_file():
+        return folder  # SIGTERM came right after the regular save of this update
     unfinished = run / f"{folder.name}.partial"
     try:
         accelerator.wait_for_everyone()
@@ -75,14 +85,13 @@ def save_checkpoint(
         if accelerator.is_main_process:
             network: SgMg = accelerator.unwrap_model(model)
             network.save_pretrained(unfinished)
-            text = json.dumps({"step": step, **state})
-            (unfinished / STATE).write_text(text, encoding="utf-8")
-            for path in unfinished.rglob("*"):
-                descriptor = os.open(path, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
+            (unfinished / STATE).write_text(json.dumps(state), encoding="utf-8")
+            # A rename may reach the disk before the bytes it names: a machine that loses power
+            # would be left with a finished name on empty files.
+            _flush_to_disk(unfinished)
             unfinished.rename(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:  # the last two: torch, safetensors
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # A full disk is a RuntimeError to torch, a SafetensorError to safetensors.
         shutil.rmtree(unfinished, ignore_errors=True)
         reason = str(error).partition("\n")[0]
         raise OSError(
@@ -90,36 +99,64 @@ def save_checkpoint(
             "before it are whole, --resume auto goes on from the newest"
         ) from error
     if accelerator.is_main_process:
-        found = list_checkpoints(run)
-        for old in {*found[:-keep]} - {max(found, key=_score)}:
-            shutil.rmtree(old.rename(old.with_suffix(".partial")))
+        remove_expired(run, keep)
     accelerator.wait_for_everyone()
     return folder
 
 
-def write_score(checkpoint: Path, score: float, rest: Mapping[str, float]) -> None:
-    """Keep how well a checkpoint does: `score` decides which is best, the rest is for people."""
+def remove_expired(run: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep` (at least 1) and the one of the best score."""
+    checkpoints = list_checkpoints(run)
+    best = max(checkpoints, key=read_score)
+    for checkpoint in checkpoints[:-keep]:
+        if checkpoint != best:
+            remove_atomically(checkpoint)
+
+
+def remove_atomically(checkpoint: Path) -> None:
+    """Delete a checkpoint so that no one finds half of it, even if the process is killed."""
+    unfinished = checkpoint.with_suffix(".partial")
+    checkpoint.rename(unfinished)
+    shutil.rmtree(unfinished)
+
+
+def write_score(checkpoint: Path, score: float, details: Mapping[str, float]) -> None:
+    """Keep how well a checkpoint does.
+
+    Args:
+        checkpoint: Its folder.
+        score: Decides which checkpoint is the best; larger is better.
+        details: More numbers, for people to read.
+    """
     unfinished = checkpoint / f"{SCORE}.partial"
-    unfinished.write_text(json.dumps({"score": score, **rest}, indent=1), encoding="utf-8")
+    unfinished.write_text(json.dumps({"score": score, **details}, indent=1), encoding="utf-8")
     unfinished.replace(checkpoint / SCORE)
 
 
+def read_score(checkpoint: Path) -> float:
+    """Score of a checkpoint; minus infinity if it was not validated."""
+    path = checkpoint / SCORE
+    if not path.is_file():
+        return float("-inf")
+    return float(json.loads(path.read_text(encoding="utf-8"))["score"])
+
+
 def find_state(source: str, run: Path) -> Path | None:
-    """The checkpoint to go on from.
+    """Find the checkpoint to go on from.
 
     Args:
-        source: a checkpoint's folder, or `auto` for the newest of the run.
-        run: run folder.
+        source: A checkpoint's folder, or `auto` for the newest of the run.
+        run: Run folder.
 
     Returns:
         Its folder; None if `auto` finds none.
 
     Raises:
-        ValueError: the folder named holds no state of a run.
+        ValueError: The folder named holds no state of a run.
     """
     if source == "auto":
-        found = [path for path in list_checkpoints(run) if (path / STATE).is_file()]
-        return found[-1] if found else None
+        resumable = [path for path in list_checkpoints(run) if (path / STATE).is_file()]
+        return resumable[-1] if resumable else None
     path = Path(source)
     if not (path / STATE).is_file():
         raise ValueError(
@@ -128,49 +165,15 @@ def find_state(source: str, run: Path) -> Path | None:
     return path
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given, and `step`."""
-    return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+def read_state(checkpoint: Path) -> RunState:
+    """Read back what `save_checkpoint` was given."""
+    state: RunState = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    return state
 
 
-def upload(checkpoint: Path, store: Store) -> None:
-    """Copy a checkpoint to another place, one file each, as many as the run folder has.
-
-    A file is written anew only when the index no longer names it: whatever breaks off, the index
-    names whole files. Errors are those of the store.
-    """
-    index = _index(store)
-    slot = next(name for i in itertools.count() if (name := f"checkpoint-{i}.tar") not in index)
-    with store.new_file(slot) as file, tarfile.open(fileobj=file, mode="w|") as tar:
-        for path in sorted(checkpoint.iterdir(), key=lambda it: it.name == STATE):  # it is last
-            tar.add(path, path.name)
-    here = {path.name for path in list_checkpoints(checkpoint.parent)}
-    index = {slot: name for slot, name in index.items() if name in here} | {slot: checkpoint.name}
-    store.put(INDEX, json.dumps(index).encode())
-
-
-def download(store: Store, run: Path) -> None:
-    """Get the newest checkpoint of another place, unless the run folder has one as new."""
-    copies = {name: slot for slot, name in _index(store).items()}
-    newest = max(copies, key=step_of, default="")
-    if not newest or any(step_of(path.name) >= step_of(newest) for path in list_checkpoints(run)):
-        return
-    unfinished = run / f"{newest}.partial"
-    try:
-        with store.stream(copies[newest]) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            tar.extractall(unfinished, filter="data")
-        if not (unfinished / STATE).is_file():
-            raise tarfile.ReadError("cut short")
-    except tarfile.TarError as error:
-        raise ValueError(f"the copy of {newest} is broken ({error}): delete it") from error
-    unfinished.rename(run / newest)
-
-
-def _index(store: Store) -> dict[str, str]:
-    """Name of the checkpoint in each file of a store."""
-    return json.loads(store.get(INDEX)) if store.exists(INDEX) else {}
-
-
-def _score(checkpoint: Path) -> float:
-    path = checkpoint / SCORE
-    return float(json.loads(path.read_text())["score"]) if path.is_file() else float("-inf")
+def _flush_to_disk(folder: Path) -> None:
+    """Wait until every file of a folder has reached the disk."""
+    for path in folder.rglob("*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)

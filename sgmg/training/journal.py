@@ -2,28 +2,27 @@
 
 import csv
 import io
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from sgmg.masks.contact_sheet import contact_sheet
 from sgmg.masks.overlay import draw_masks
+
+# What the progress bar has room for: terms of the last decoder layer at full resolution, the rate.
+BAR_TERMS = ("total", "class", "box", "giou", "mask", "dice", "lr")
+# What the loader met; the bar shows those that are not 0.
+BAR_FAULTS = ("cache_hits", "retries", "refetched", "quarantined")
 
 
 class LossTable:
     """A CSV with one row an update; survives a resume without a gap or a repeat."""
 
     def __init__(self, path: Path) -> None:
-        """Open lazily.
-
-        Args:
-            path: of the CSV; made at the first row.
-        """
+        """Remember the path; the file is made with the first row."""
         self.path = path
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -34,60 +33,54 @@ class LossTable:
         if not self.path.exists():
             writer.writeheader()
         writer.writerow(row)
+        # One write for the whole row, so that a killed process leaves at most one half row behind.
         with self.path.open("a", newline="", encoding="utf-8") as file:
             file.write(text.getvalue())
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of updates after `step`: they will be done again."""
+        """Drop the rows of updates after `step`, which will be done again, and half a row."""
         if not self.path.exists():
             return
         header, *rows = self.path.read_text(encoding="utf-8").splitlines()
-        whole = [row for row in rows if row.count(",") == header.count(",")]
-        kept = [row for row in whole if int(row.split(",", 1)[0]) <= step]
+        lines = [header]
+        for row in rows:
+            is_whole = row.count(",") == header.count(",")
+            if is_whole and int(row.split(",", 1)[0]) <= step:
+                lines.append(row)
         unfinished = self.path.with_suffix(".partial")
-        unfinished.write_text("".join(f"{it}\r\n" for it in (header, *kept)), newline="")
+        # CRLF is what the csv module writes.
+        unfinished.write_text("".join(f"{line}\r\n" for line in lines), newline="")
         unfinished.replace(self.path)
 
 
-class ProgressBar:
-    """Updates done, and whether they wait for data or for the network."""
+def progress_columns(
+    values: Mapping[str, float],
+    loader_stats: Mapping[str, float],
+    *,
+    clips: int,
+    seconds: float,
+    wait_seconds: float,
+) -> dict[str, str]:
+    """Describe an update beside the progress bar: losses, speed, and faults if there are any.
 
-    def __init__(self, *, total: int, done: int, clips: int, shown: bool) -> None:
-        """Show it.
+    Args:
+        values: Loss terms, norms and `lr` of the update, by their names in `losses.csv`.
+        loader_stats: What the loader has met so far.
+        clips: Clips of the update.
+        seconds: What the update took, the wait for its clips included.
+        wait_seconds: What it waited for its clips.
 
-        Args:
-            total: updates of the run.
-            done: updates of them that are done.
-            clips: of an update.
-            shown: not on all processes.
-        """
-        self.bar = tqdm(total=total, initial=done, unit="update", disable=not shown)
-        self.clips, self.mark, self.wait = clips, time.perf_counter(), 0.0
-
-    def got_data(self) -> None:
-        """The batch is there; what follows is computing."""
-        self.wait = time.perf_counter() - self.mark
-
-    def step(self, terms: Mapping[str, float], stats: Mapping[str, float]) -> None:
-        """An update is done.
-
-        Args:
-            terms: its loss terms; shown are those of the last layer.
-            stats: of the loader; faults are shown if there are any.
-        """
-        seconds = time.perf_counter() - self.mark
-        shown = {n: f"{x:.3g}" for n, x in terms.items() if not n[-1].isdigit() and "_" not in n}
-        shown |= {"clips/s": f"{self.clips / seconds:.1f}", "wait": f"{self.wait / seconds:.0%}"}
-        faults = ("cache_hits", "retries", "refetched", "quarantined")
-        shown |= {name: f"{stats[name]:.3g}" for name in faults if stats.get(name)}
-        shown["MB/clip"] = f"{stats.get('bytes_per_clip', 0) / 1e6:.2f}"
-        self.bar.set_postfix(shown, refresh=False)
-        self.bar.update()
-        self.mark = time.perf_counter()
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self.bar.close()
+    Returns:
+        Text by its label.
+    """
+    columns = {name: f"{values[name]:.3g}" for name in BAR_TERMS if name in values}
+    columns["clips/s"] = f"{clips / seconds:.1f}"
+    columns["wait"] = f"{wait_seconds / seconds:.0%}"
+    for name in BAR_FAULTS:
+        if loader_stats.get(name):
+            columns[name] = f"{loader_stats[name]:.3g}"
+    columns["MB/clip"] = f"{loader_stats.get('bytes_per_clip', 0) / 1e6:.2f}"
+    return columns
 
 
 def prediction_sheet(
@@ -96,19 +89,24 @@ def prediction_sheet(
     predicted: NDArray[np.bool_],
     expressions: Sequence[str],
 ) -> Image.Image:
-    """Predictions (second colour) over the ground truth (first colour), an expression a row.
+    """Draw predictions (second colour) over the ground truth (first colour), an expression a row.
 
     Args:
         frames: RGB frames of the clip of each of E expressions, [T, H, W, 3].
-        truth: masks [E, T, H', W'], padded to one size.
-        predicted: masks, likewise.
-        expressions: E sentences.
+        truth: Masks [E, T, H', W'], padded to one size.
+        predicted: Masks of the same shape.
+        expressions: E expressions.
 
     Returns:
         The sheet as an RGB image.
     """
     rows = []
-    for clip, target, mask in zip(frames, truth, predicted, strict=True):
-        both = np.stack([target, mask], 1)[..., : clip.shape[1], : clip.shape[2]]
-        rows.append([draw_masks(f, m, opacity=0.3) for f, m in zip(clip, both, strict=True)])
+    for clip, truth_of_clip, predicted_of_clip in zip(frames, truth, predicted, strict=True):
+        _, height, width, _ = clip.shape
+        masks = np.stack([truth_of_clip, predicted_of_clip], axis=1)[..., :height, :width]
+        row = [
+            draw_masks(frame, frame_masks, opacity=0.3)
+            for frame, frame_masks in zip(clip, masks, strict=True)
+        ]
+        rows.append(row)
     return contact_sheet(rows, expressions)

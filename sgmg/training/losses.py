@@ -10,11 +10,12 @@ from torchvision.ops import sigmoid_focal_loss
 
 from sgmg.network.boxes import overlaps, to_xyxy
 from sgmg.network.outputs import LayerOutput, SgMgOutput
-from sgmg.training.matcher import Targets, Weights, dice_similarity, low_targets
+from sgmg.training.matcher import Weights, dice_similarity, low_targets
+from sgmg.training.targets import Targets
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss term is NaN or infinite; ``terms`` names each."""
+    """A loss term or a gradient is NaN or infinite; ``terms`` names each."""
 
     def __init__(self, terms: tuple[str, ...], where: str = "the clips of this update") -> None:
         """Say which ``terms`` it was, and in what."""
@@ -26,14 +27,28 @@ class NonFiniteLossError(ArithmeticError):
 
 
 @dataclass(frozen=True)
+class LossTerm:
+    """One term of one decoder layer.
+
+    Attributes:
+        name: Column in ``losses.csv``: ``box`` in the last layer, ``box_0`` in the first.
+        value: Scalar, averaged over the frames with the object, not yet weighted.
+        weight: Factor in the total.
+        layer: Number of the decoder layer, from 0.
+    """
+
+    name: str
+    value: Tensor
+    weight: float
+    layer: int
+
+
+@dataclass(frozen=True)
 class Criterion:
     """Weighted sum of seven terms a decoder layer.
 
     Names of the terms: ``class box giou mask dice mask_low dice_low`` for the last layer; with
     ``_0``, ``_1`` ... behind them for the earlier ones, from the first.
-
-    Args:
-        weights: Weight of each term; the low masks weigh as the masks.
     """
 
     weights: Weights = field(default_factory=Weights)
@@ -55,27 +70,50 @@ class Criterion:
             NonFiniteLossError: A term is NaN or infinite.
         """
         with torch.autocast(targets.masks.device.type, enabled=False):
-            terms: dict[str, Tensor] = {}
-            last = len(outputs.layers) - 1
-            for depth, layer in enumerate(outputs.layers):
-                suffix = "" if depth == last else f"_{depth}"
-                for name, term in layer_terms(layer, targets).items():
-                    terms[name + suffix] = term / num_visible
-            values = torch.stack(list(terms.values()))
-            finite = dict(zip(terms, values.isfinite().tolist(), strict=True))
-            if bad := tuple(name for name, fine in finite.items() if not fine):
-                raise NonFiniteLossError(bad)
-            weights = [self.weight(name) for name in terms]
-            return {"total": values @ values.new_tensor(weights), **terms}
+            terms = self.terms(outputs, targets, num_visible)
+            values = torch.stack([term.value for term in terms])
+            # One copy to the CPU for all terms: each copy waits for the GPU.
+            finite = values.isfinite().tolist()
+            non_finite = [
+                term.name for term, is_finite in zip(terms, finite, strict=True) if not is_finite
+            ]
+            if non_finite:
+                raise NonFiniteLossError(tuple(non_finite))
+            weights = values.new_tensor([term.weight for term in terms])
+            named_values = {term.name: term.value for term in terms}
+            return {"total": values @ weights, **named_values}
 
-    def weight(self, term: str) -> float:
-        """Weight of a term by its name."""
-        kind = term.split("_")[0]
-        return self.weights.label if kind == "class" else getattr(self.weights, kind)
+    def terms(
+        self, outputs: SgMgOutput, targets: Targets, num_visible: float | Tensor
+    ) -> list[LossTerm]:
+        """List the terms of every decoder layer, the first layer's first."""
+        # The paper weighs masks before and after the mask optimizer alike.
+        weights = {
+            "class": self.weights.label,
+            "box": self.weights.box,
+            "giou": self.weights.giou,
+            "mask": self.weights.mask,
+            "dice": self.weights.dice,
+            "mask_low": self.weights.mask,
+            "dice_low": self.weights.dice,
+        }
+        last = len(outputs.layers) - 1
+        terms = []
+        for index, layer in enumerate(outputs.layers):
+            suffix = "" if index == last else f"_{index}"
+            for kind, value in layer_terms(layer, targets).items():
+                term = LossTerm(
+                    name=kind + suffix,
+                    value=value / num_visible,
+                    weight=weights[kind],
+                    layer=index,
+                )
+                terms.append(term)
+        return terms
 
 
 def count_visible(targets: Sequence[Targets]) -> int:
-    """Count frames with the object, over all micro-batches of a step on this process.
+    """Count frames with the object, over all micro-batches of an update on this process.
 
     Args:
         targets: One entry a micro-batch.
@@ -86,23 +124,23 @@ def count_visible(targets: Sequence[Targets]) -> int:
     return sum(int(target.visible.sum()) for target in targets)
 
 
-def normaliser(visible_everywhere: float | Tensor, shares: int = 1) -> float | Tensor:
+def normaliser(visible_everywhere: float | Tensor, num_micro_batches: int = 1) -> float | Tensor:
     """Divisor that makes an update independent of how its batch is split.
 
-    Gradients are averaged over processes and accumulation steps, so each share divides its sum by
-    its part of the frames of all.
+    Gradients are averaged over processes and accumulation steps, so each micro-batch divides its
+    sum by an equal part of the frames of all.
 
     Args:
         visible_everywhere: Frames with the object in the whole update, over all processes and
             accumulation steps; counts as at least 1.
-        shares: Processes times accumulation steps.
+        num_micro_batches: Processes times accumulation steps.
 
     Returns:
-        Frames a share.
+        Frames a micro-batch.
     """
     if isinstance(visible_everywhere, Tensor):
-        return visible_everywhere.float().clamp(min=1) / shares
-    return max(visible_everywhere, 1) / shares
+        return visible_everywhere.float().clamp(min=1) / num_micro_batches
+    return max(visible_everywhere, 1) / num_micro_batches
 
 
 def layer_terms(layer: LayerOutput, targets: Targets) -> dict[str, Tensor]:
@@ -118,15 +156,23 @@ def layer_terms(layer: LayerOutput, targets: Targets) -> dict[str, Tensor]:
     Returns:
         Scalars by name.
     """
-    rows = torch.arange(len(layer.query_index), device=layer.query_index.device)
-    boxes = layer.queries.boxes_cxcywh[rows, :, layer.query_index].float()
-    goal = targets.boxes_cxcywh.float()
+    expressions = torch.arange(len(layer.query_index), device=layer.query_index.device)
+    boxes = layer.queries.boxes_cxcywh[expressions, :, layer.query_index].float()
+    target_boxes = targets.boxes_cxcywh.float()
     mask, dice = mask_terms(layer.mask_logits, targets.masks.float())
     mask_low, dice_low = mask_terms(layer.low_mask_logits, low_targets(targets.masks))
-    label = _class_term(layer.queries.class_logits.float(), layer.query_index, targets.visible)
-    giou = (1 - overlaps(to_xyxy(boxes), to_xyxy(goal))[1]).sum()
-    terms = {"class": label, "box": (boxes - goal).abs().sum(), "giou": giou}
-    return terms | {"mask": mask, "dice": dice, "mask_low": mask_low, "dice_low": dice_low}
+    _, giou = overlaps(to_xyxy(boxes), to_xyxy(target_boxes))
+    return {
+        "class": _class_term(
+            layer.queries.class_logits.float(), layer.query_index, targets.visible
+        ),
+        "box": (boxes - target_boxes).abs().sum(),
+        "giou": (1 - giou).sum(),
+        "mask": mask,
+        "dice": dice,
+        "mask_low": mask_low,
+        "dice_low": dice_low,
+    }
 
 
 def mask_terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,12 +188,13 @@ def mask_terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     logits = rearrange(logits.float(), "e t h w -> e (t h w)")
     targets = rearrange(targets, "e t h w -> e (t h w)")
     focal = sigmoid_focal_loss(logits, targets).mean(-1)
-    return focal.sum(), (1 - dice_similarity(logits.sigmoid(), targets)).sum()
+    dice = 1 - dice_similarity(logits.sigmoid(), targets)
+    return focal.sum(), dice.sum()
 
 
-def _class_term(logits: Tensor, selected: Tensor, visible: Tensor) -> Tensor:
+def _class_term(logits: Tensor, query_index: Tensor, visible: Tensor) -> Tensor:
     """Focal loss of all queries; the selected one is positive on frames with the object."""
     positive = torch.zeros_like(logits)
-    index = selected[:, None, None].expand(-1, logits.shape[1], 1)
+    index = query_index[:, None, None].expand(-1, logits.shape[1], 1)
     positive.scatter_(2, index, visible.unsqueeze(2).float())
     return sigmoid_focal_loss(logits, positive).sum()

@@ -10,21 +10,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from sgmg.network.boxes import overlaps, to_xyxy
 from sgmg.network.outputs import QueryOutput
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What one expression means in each frame of its clip.
-
-    Args:
-        masks: [E, T, H, W], bool, at the padded input size; all False where the object is absent.
-        boxes_cxcywh: [E, T, 4], normalised by the size without padding; zero where absent.
-        visible: [E, T], bool, the object is in the frame.
-    """
-
-    masks: Tensor
-    boxes_cxcywh: Tensor
-    visible: Tensor
+from sgmg.training.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -44,9 +30,6 @@ class Matcher:
 
     The class term counts frames with the object only; boxes and masks count every frame, absent
     ones with an empty target. Masks are compared as whole clips.
-
-    Args:
-        weights: Weight of each term of the cost.
     """
 
     weights: Weights = field(default_factory=Weights)
@@ -59,40 +42,48 @@ class Matcher:
             targets: The object each expression means.
 
         Returns:
-            Index of the selected query, [E].
+            Index of the selected query, int64 [E].
         """
-        expressions, _, count = queries.class_logits.shape
-        if count == 1:  # nothing to choose: save the mask costs
-            return torch.zeros(expressions, dtype=torch.long, device=queries.class_logits.device)
+        num_expressions, _, num_queries = queries.class_logits.shape
+        if num_queries == 1:
+            # There is nothing to choose: save the masks, which are drawn on first use only.
+            device = queries.class_logits.device
+            return torch.zeros(num_expressions, dtype=torch.long, device=device)
         return self.costs(queries, targets).argmin(-1)
 
     @torch.no_grad()
     def costs(self, queries: QueryOutput, targets: Targets) -> Tensor:
-        """Cost of each query, in float32.
+        """Compute the cost of each query in float32, also under autocast.
 
         Args:
             queries: All queries of one decoder layer.
             targets: The object each expression means.
 
         Returns:
-            [E, Q].
+            Costs [E, Q].
         """
-        logits, boxes = queries.class_logits.float(), queries.boxes_cxcywh.float()
-        low_mask_logits = queries.low_mask_logits.float()  # drawn now, as autocast wants it
+        logits = queries.class_logits.float()
+        boxes = queries.boxes_cxcywh.float()
+        # The masks of all queries are drawn by this first use. It has to come before autocast is
+        # switched off, so that they are computed in the precision that training runs in.
+        low_mask_logits = queries.low_mask_logits.float()
         with torch.autocast(logits.device.type, enabled=False):
-            masks = low_targets(targets.masks).unsqueeze(2)
+            target_masks = low_targets(targets.masks).unsqueeze(2)
             target_boxes = targets.boxes_cxcywh.float().unsqueeze(2)
-            weights = self.weights
+            _, giou = overlaps(to_xyxy(boxes), to_xyxy(target_boxes))
+            class_cost = _class_cost(logits, targets.visible)
+            box_cost = (boxes - target_boxes).abs().sum(-1).mean(1)
+            mask_cost = _mask_costs(low_mask_logits, target_masks, self.weights)
             return (
-                weights.label * _class_cost(logits, targets.visible)
-                + weights.box * (boxes - target_boxes).abs().sum(-1).mean(1)
-                - weights.giou * overlaps(to_xyxy(boxes), to_xyxy(target_boxes))[1].mean(1)
-                + _mask_costs(low_mask_logits, masks, weights)
+                self.weights.label * class_cost
+                + self.weights.box * box_cost
+                - self.weights.giou * giou.mean(1)
+                + mask_cost
             )
 
 
 def low_targets(masks: Tensor) -> Tensor:
-    """Sample target masks at stride 2, every second pixel from the second on.
+    """Sample target masks at stride 2, every second pixel from the second on, as published.
 
     Args:
         masks: [..., H, W].
@@ -104,11 +95,11 @@ def low_targets(masks: Tensor) -> Tensor:
 
 
 def dice_similarity(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Dice coefficient, one added to both sums.
+    """Compute the Dice coefficient with one added to both sums, so that empty masks agree.
 
     Args:
         probabilities: [..., N], 0 to 1.
-        targets: [..., N], 0 or 1, broadcast.
+        targets: [..., N], 0 or 1; broadcast.
 
     Returns:
         [...], 0 to 1.
@@ -118,15 +109,18 @@ def dice_similarity(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 def _class_cost(logits: Tensor, visible: Tensor) -> Tensor:
+    """Focal cost [E, Q] of calling each query the object, over the frames that show it."""
     positive = sigmoid_focal_loss(logits, torch.ones_like(logits))
     negative = sigmoid_focal_loss(logits, torch.zeros_like(logits))
-    # mean over visible frames, 0 if there is none
-    weight = F.normalize(visible.float(), p=1, dim=1)
-    return torch.einsum("etq,et->eq", positive - negative, weight)
+    # The weights make a mean over visible frames; without one they, and the cost, are 0.
+    frame_weights = F.normalize(visible.float(), p=1, dim=1)
+    return torch.einsum("etq,et->eq", positive - negative, frame_weights)
 
 
 def _mask_costs(logits: Tensor, targets: Tensor, weights: Weights) -> Tensor:
-    logits, targets = (rearrange(x, "e t q h w -> e q (t h w)") for x in (logits, targets))
+    """Weighted focal and Dice cost [E, Q] of whole clips, from [E, T, Q, h, w]."""
+    logits = rearrange(logits, "e t q h w -> e q (t h w)")
+    targets = rearrange(targets, "e t q h w -> e q (t h w)")
     focal = sigmoid_focal_loss(logits, targets.expand_as(logits)).mean(-1)
     dice = dice_similarity(logits.sigmoid(), targets)
     return weights.mask * focal - weights.dice * dice

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-_POSITIONS = ("sampling_offsets", "reference_points")  # layers that only place sampling points
+# Layers that only place sampling points. The published code gives them a group of their own.
+POSITION_LAYERS = ("sampling_offsets", "reference_points")
 
 
 @runtime_checkable
@@ -19,7 +20,7 @@ class HasLrGroup(Protocol):
     """A module that names the group of all its parameters.
 
     Attributes:
-        lr_group: a name of `parameter_groups`.
+        lr_group: Name of one of the groups of `parameter_groups`.
     """
 
     lr_group: str
@@ -27,7 +28,7 @@ class HasLrGroup(Protocol):
 
 def parameter_groups(
     model: nn.Module, *, lr: float, backbone_lr: float, text_lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # the type that torch's optimizers take
     """Sort the trainable parameters into the four published groups, for AdamW.
 
     All parameters decay, biases and norms too.
@@ -38,29 +39,22 @@ def parameter_groups(
         lr: Rate of everything else, sampling points included.
         backbone_lr: Rate of the backbone.
         text_lr: Rate of the text model (its projections train at ``lr``).
-        weight_decay: Decay of every group.
+        weight_decay: Decay of every group, a factor of the rate.
 
     Returns:
         Groups ``base``, ``backbone``, ``text_encoder``, ``linear_proj`` with ``name``, ``params``,
         ``lr``, ``weight_decay``; a group may be empty.
     """
     rates = {"base": lr, "backbone": backbone_lr, "text_encoder": text_lr, "linear_proj": lr}
-    members: dict[str, list[Tensor]] = {name: [] for name in rates}
-    kinds: dict[str, str] = {}  # of parameters that stand out by the module they belong to
-    for prefix, module in model.named_modules():
-        if isinstance(module, PreTrainedModel):
-            kind = "text_encoder"
-        elif isinstance(module, HasLrGroup):
-            kind = module.lr_group
-        else:
-            continue
-        kinds |= {f"{prefix}.{name}": kind for name, _ in module.named_parameters()}
+    members: dict[str, list[Tensor]] = {group: [] for group in rates}
+    group_of_module = _groups_by_module(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members[kinds.get(name) or _group(name)].append(parameter)
+            group = group_of_module.get(name) or _group_by_name(name)
+            members[group].append(parameter)
     return [
-        {"name": name, "params": members[name], "lr": rate, "weight_decay": weight_decay}
-        for name, rate in rates.items()
+        {"name": group, "params": members[group], "lr": rate, "weight_decay": weight_decay}
+        for group, rate in rates.items()
     ]
 
 
@@ -76,7 +70,7 @@ def make_schedule(
     """Raise all rates linearly, then lower them as a recipe says.
 
     Args:
-        optimizer: What to schedule.
+        optimizer: The one whose rates move.
         kind: ``step``, ``cosine`` or ``constant``.
         drops: Updates after which the rates fall tenfold, ascending (``step``).
         warmup: Updates of the rise; the first already moves the weights.
@@ -95,11 +89,14 @@ def make_schedule(
     def factor(update: int) -> float:
         if update < warmup:
             return (update + 1) / warmup
-        if kind != "cosine":
-            return 0.1 ** bisect_right(drops, update) if kind == "step" else 1.0
-        progress = min((update - warmup) / max(total - warmup, 1), 1.0)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+        if kind == "step":
+            return 0.1 ** bisect_right(drops, update)
+        if kind == "cosine":
+            progress = min((update - warmup) / max(total - warmup, 1), 1.0)
+            return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+        return 1.0
 
+    # A plain function: `LambdaLR.state_dict` leaves it out, and what stays fits into JSON.
     return LambdaLR(optimizer, factor)
 
 
@@ -112,15 +109,35 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Scalars by the name of the part; parts without gradient are left out.
     """
-    norms = {}
+    norms: dict[str, Tensor] = {}
     for name, part in model.named_children():
-        gradients = [p.grad for p in part.parameters() if p.grad is not None]
+        gradients = [
+            parameter.grad for parameter in part.parameters() if parameter.grad is not None
+        ]
         if gradients:
             norms[name] = get_total_norm(gradients)
     return norms
 
 
-def _group(name: str) -> str:
+def _groups_by_module(model: nn.Module) -> dict[str, str]:
+    """Group of each parameter that stands out by the module it belongs to."""
+    groups: dict[str, str] = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, PreTrainedModel):
+            group = "text_encoder"
+        elif isinstance(module, HasLrGroup):
+            group = module.lr_group
+        else:
+            continue
+        for name, _ in module.named_parameters():
+            groups[f"{prefix}.{name}"] = group
+    return groups
+
+
+def _group_by_name(name: str) -> str:
+    """Group of any other parameter."""
     if name.startswith("backbone."):
         return "backbone"
-    return "linear_proj" if any(word in name for word in _POSITIONS) else "base"
+    if any(layer in name for layer in POSITION_LAYERS):
+        return "linear_proj"
+    return "base"

@@ -1,4 +1,4 @@
-"""One run of training: its weights on their way, its folder, its interruptions."""
+"""One run of training: its folder, its weights on their way, its interruptions."""
 
 import logging
 import signal
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,38 +15,40 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from sgmg.network.model import SgMg
-from sgmg.training import checkpoints as checkpoints
+from sgmg.training import checkpoints, mirror
 from sgmg.training.journal import LossTable, prediction_sheet
 from sgmg.training.losses import NonFiniteLossError
 from sgmg.training.optim import gradient_norms
 from sgmg.training.replay import write_dump
-from sgmg.training.update import Share, Update
+from sgmg.training.update import MicroBatch, accumulate_gradients
 
-MOST_DRAWN = 4  # expressions in a picture
+MAX_PICTURED_EXPRESSIONS = 4
 _log = logging.getLogger(__name__)
 
 
 class Run:
-    """Updates, and what they leave behind; the same on every process.
+    """What updates work on and what they leave behind; the same on every process.
 
     Args:
-        folder: run folder.
-        accelerator: devices and processes.
-        model: network, new or to be trained on.
-        optimizer: of its parameters.
-        schedule: of the optimizer's rates.
-        clip_norm: largest norm of the gradient.
-        keep: checkpoints kept, beside the best.
-        store: another place that gets a copy of each.
-        resume: a checkpoint's folder, `auto` for the newest there is, None for a new run.
+        folder: Run folder.
+        accelerator: Devices and processes.
+        model: Network, new or to be trained on.
+        optimizer: Optimizer of its parameters.
+        schedule: Schedule of the optimizer's rates.
+        keep: Checkpoints kept, beside the best.
+        store: Another place that gets a copy of each.
+        resume: A checkpoint's folder, `auto` for the newest there is, None for a new run.
 
     Attributes:
-        step: updates done.
-        terms: loss terms, norms of gradients and `lr` of the last.
-        state: what `save` was given when the checkpoint was made that this run goes on from.
+        model: The network, prepared for several processes and mixed precision.
+        network: The network as it was given.
+        optimizer: The prepared optimizer.
+        step: Updates done.
+        loader_state: Where the loader's stream stood when the checkpoint was made that this run
+            goes on from; None in a new run.
 
     Raises:
-        ValueError: no such checkpoint, or a new run where another one has checkpoints.
+        ValueError: No such checkpoint, or a new run where another one has checkpoints.
     """
 
     def __init__(
@@ -58,137 +59,185 @@ class Run:
         optimizer: torch.optim.Optimizer,
         schedule: LRScheduler,
         *,
-        clip_norm: float,
         keep: int,
-        store: checkpoints.Store | None = None,
+        store: mirror.Store | None = None,
         resume: str | None = None,
     ) -> None:
         """Prepare model and optimizer; go on where the run stood."""
-        self.folder, self.accelerator, self.schedule = folder, accelerator, schedule
-        self.keep, self.store = keep, store
-        self.model, self.optimizer = accelerator.prepare(model.train(), optimizer)
-        self.update = Update(accelerator, self.model, self.optimizer, schedule, clip_norm=clip_norm)
+        self.folder = folder
+        self.accelerator = accelerator
+        self.network = model.train()
+        self.schedule = schedule
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
         self.losses = LossTable(folder / "losses.csv")
         self.step = 0
-        self.terms: dict[str, float] = {}
-        self.state: dict[str, Any] = {}
+        self.loader_state: dict[str, object] | None = None
+        self._keep = keep
+        self._store = store
         if accelerator.is_main_process:
             checkpoints.open_run(folder, resume=resume is not None)
             if store is not None and resume == "auto":
-                checkpoints.download(store, folder)
+                mirror.download(store, folder)
+        # The others must not look for checkpoints before the main process has got them.
         accelerator.wait_for_everyone()
         checkpoint = checkpoints.find_state(resume, folder) if resume else None
         if checkpoint is not None:
-            accelerator.load_state(str(checkpoint))
-            self.state = checkpoints.read_state(checkpoint)
-            self.schedule.load_state_dict(self.state["schedule"])
-            self.step = self.state["step"]
+            self._go_on_from(checkpoint)
         if accelerator.is_main_process:
             self.losses.forget_after(self.step)
-        self._before = signal.signal(signal.SIGTERM, lambda *_: accelerator.set_trigger())
+        # Accelerate's trigger reaches all processes, whichever of them got the signal: they save
+        # together, behind the same update.
+        self._previous_handler = signal.signal(signal.SIGTERM, lambda *_: accelerator.set_trigger())
+
+    def _go_on_from(self, checkpoint: Path) -> None:
+        """Load weights, optimizer, random states, schedule and step."""
+        self.accelerator.load_state(str(checkpoint))
+        state = checkpoints.read_state(checkpoint)
+        self.schedule.load_state_dict(state["schedule"])
+        self.step = state["step"]
+        self.loader_state = state["loader"]
 
     def finish(self) -> None:
         """Close the trackers; SIGTERM ends the process as it did before."""
-        signal.signal(signal.SIGTERM, self._before)
+        signal.signal(signal.SIGTERM, self._previous_handler)
         self.accelerator.end_training()
 
-    def learn(self, shares: Sequence[Share], keys: Sequence[str]) -> Tensor:
-        """One update, and its row in the CSV.
+    def finish_update(self, values: Mapping[str, float]) -> None:
+        """Count an update as done, and write its row of the CSV."""
+        self.step += 1
+        if self.accelerator.is_main_process:
+            self.losses.add(self.step, values)
+
+    def dropout_seed(self, seed: int, position: int) -> int:
+        """Seed of dropout in the next update.
+
+        It follows from the clips alone, so that these learn the same on any number of processes and
+        after any resume.
 
         Args:
-            shares: of this process.
-            keys: of their videos, for messages.
+            seed: Seed of the run.
+            position: Position in the epoch of the first clip of the micro batch.
+        """
+        sequence = np.random.SeedSequence((seed, self.step, position))
+        return int(sequence.generate_state(1)[0])
+
+    def dry_run(self, micro_batch: MicroBatch) -> float:
+        """Make a forward and a backward pass that leave no trace.
 
         Returns:
-            Logits of the masks of the last share, [E, T, H, W].
+            Seconds that they took.
 
         Raises:
-            NonFiniteLossError: a term or a gradient is not finite; says where the dump is.
+            NonFiniteLossError: A loss term is not finite; says where the dump is.
         """
-        with self._dumping(shares, keys):
-            self.terms, mask_logits = self.update(shares)
-        self.step += 1
-        self.terms["lr"] = self.optimizer.param_groups[0]["lr"]
-        if self.accelerator.is_main_process:
-            self.losses.add(self.step, self.terms)
-        return mask_logits
-
-    def rehearse(self, share: Share, keys: Sequence[str]) -> float:
-        """Forward and backward pass that leave no trace, in seconds; as `learn`."""
-        network, begin = self.update.network, time.perf_counter()
-        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-        with self._dumping([share], keys):
-            self.update.gradients([share])
-        sum(gradient_norms(network).values(), torch.zeros(())).item()  # a GPU is waited for
+        begin = time.perf_counter()
+        # Running statistics of batch norms move in every forward pass.
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        with self.dump_if_not_finite([micro_batch]):
+            accumulate_gradients(self.accelerator, self.model, [micro_batch])
+        # Kernels run behind the program: reading a number that needs all gradients waits for them.
+        sum(gradient_norms(self.network).values(), torch.zeros(())).item()
         self.optimizer.zero_grad()
-        for name, buffer in network.named_buffers():
+        for name, buffer in self.network.named_buffers():
             buffer.copy_(buffers[name])
         return time.perf_counter() - begin
 
-    def save(self, state: Mapping[str, Any]) -> Path:
+    def save(self, loader_state: dict[str, object]) -> Path:
         """Write a checkpoint, and copy it; every process must call it.
 
         Args:
-            state: JSON-able, beside what the run knows itself.
+            loader_state: JSON-able, where the loader's stream stands.
+
+        Returns:
+            The checkpoint's folder.
 
         Raises:
-            OSError: it could not be written. A copy that fails is a warning.
+            OSError: It could not be written. A copy that fails is a warning.
         """
-        state = {**state, "schedule": self.schedule.state_dict()}
+        state: checkpoints.RunState = {
+            "step": self.step,
+            "loader": loader_state,
+            "schedule": self.schedule.state_dict(),
+        }
         checkpoint = checkpoints.save_checkpoint(
-            self.folder, self.step, self.accelerator, self.model, state, keep=self.keep
+            self.folder, self.accelerator, self.model, state, keep=self._keep
         )
-        if self.store is not None and self.accelerator.is_main_process:
+        if self._store is not None and self.accelerator.is_main_process:
             try:
-                checkpoints.upload(checkpoint, self.store)
+                mirror.upload(checkpoint, self._store)
             except (ValueError, OSError) as error:
                 _log.warning("%s has no copy: %s", checkpoint, error)
         self.accelerator.wait_for_everyone()
         return checkpoint
 
-    def draw(
-        self, pixels: Callable[[int], NDArray[np.uint8]], share: Share, mask_logits: Tensor
+    def save_picture(
+        self,
+        pixels: Callable[[int], NDArray[np.uint8]],
+        micro_batch: MicroBatch,
+        mask_logits: Tensor,
     ) -> None:
-        """Picture of the first predictions over the ground truth, in `pictures/`.
+        """Draw the first predictions over the ground truth, into `pictures/`.
 
         Args:
-            pixels: frames of a clip, [T, h, w, 3], by its number in the share.
-            share: what was learnt.
-            mask_logits: predicted for it, [E, T, H, W].
+            pixels: Gives the frames of a clip, [T, h, w, 3], by its number in the micro batch.
+            micro_batch: What was learnt from.
+            mask_logits: Masks predicted for it, [E, T, H, W].
         """
         if not self.accelerator.is_main_process:
             return
-        folder, rows = self.folder / "pictures", range(min(len(share.expressions), MOST_DRAWN))
-        clips = rows if share.clip_index is None else share.clip_index[: len(rows)].tolist()
+        count = min(len(micro_batch.expressions), MAX_PICTURED_EXPRESSIONS)
+        clips = list(range(count))
+        if micro_batch.clip_index is not None:
+            clips = micro_batch.clip_index[:count].tolist()
         frames = [pixels(clip) for clip in clips]
-        if share.annotated is not None:
-            places = share.annotated[list(clips)].tolist()
-            frames = [clip[[place]] for clip, place in zip(frames, places, strict=True)]
-        both = (share.targets.masks, mask_logits)
-        truth, predicted = (it[: len(rows)].cpu().numpy() for it in both)
+        if micro_batch.target_frame is not None:
+            # Masks are of the supervised frame alone: show that one.
+            target_frames = micro_batch.target_frame[clips].tolist()
+            frames = [
+                clip_frames[[index]]
+                for clip_frames, index in zip(frames, target_frames, strict=True)
+            ]
+        picture = prediction_sheet(
+            frames,
+            truth=micro_batch.targets.masks[:count].cpu().numpy(),
+            predicted=mask_logits[:count].cpu().numpy() > 0,
+            expressions=micro_batch.expressions[:count],
+        )
+        folder = self.folder / "pictures"
         folder.mkdir(exist_ok=True)
-        sheet = prediction_sheet(frames, truth, predicted > 0, share.expressions[: len(rows)])
-        sheet.save(folder / f"step-{self.step:06d}.png")
+        picture.save(folder / f"step-{self.step:06d}.png")
 
-    def score(self, checkpoint: Path, mean: float, scores: Mapping[str, float]) -> None:
-        """Note how well a checkpoint does; the best one is kept."""
+    def save_score(self, checkpoint: Path, mean: float, scores: Mapping[str, float]) -> None:
+        """Note how well a checkpoint does; the one of the best mean is kept."""
         if scores and self.accelerator.is_main_process:
             checkpoints.write_score(checkpoint, mean, scores)
         self.accelerator.log(dict(scores), step=self.step)
 
-    def seed(self, seed: int, position: int) -> int:
-        """Of dropout for the clips from a position on, in the next update."""
-        return int(np.random.SeedSequence((seed, self.step, position)).generate_state(1)[0])
-
     @contextmanager
-    def _dumping(self, shares: Sequence[Share], keys: Sequence[str]) -> Iterator[None]:
-        """Write down what led to a number that is not finite."""
+    def dump_if_not_finite(self, micro_batches: Sequence[MicroBatch]) -> Iterator[None]:
+        """Write down what led to a number that is not finite, for `python -m sgmg replay`.
+
+        Raises:
+            NonFiniteLossError: The block did; now it says where the dump is.
+        """
         try:
             yield
         except NonFiniteLossError as error:
-            accelerator, rank = self.accelerator, self.accelerator.process_index
-            dump = self.folder / f"dump-step-{self.step + 1:06d}{f'-rank{rank}' if rank else ''}"
-            network, precision = self.update.network, accelerator.mixed_precision
-            write_dump(dump, network, shares, keys=keys, precision=precision)
-            where = f"update {self.step + 1}, clips {', '.join(keys)}; `train.py --replay {dump}`"
-            raise NonFiniteLossError(error.terms, f"{where} does it again") from None
+            number = self.step + 1
+            name = f"dump-step-{number:06d}"
+            rank = self.accelerator.process_index
+            if rank:
+                name += f"-rank{rank}"
+            dump = self.folder / name
+            write_dump(
+                dump,
+                self.network,
+                micro_batches,
+                precision=self.accelerator.mixed_precision,
+            )
+            keys = [key for micro_batch in micro_batches for key in micro_batch.keys]
+            raise NonFiniteLossError(
+                error.terms,
+                f"update {number}, clips {', '.join(keys)}; `python -m sgmg replay {dump}` does it "
+                "again",
+            ) from None

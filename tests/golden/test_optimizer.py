@@ -45,7 +45,7 @@ def test_rates_are_scaled_by_an_eighth_of_the_published_gpus(recipe, clips_a_gpu
     gpus = settings.data.batch_size / clips_a_gpu
     model = torch.nn.Module()
     model.backbone, model.head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    optimizer, _ = train.build_optimizer(settings, model, total=10, epoch=5)
+    optimizer, _ = train.build_optimizer(settings, model, total_updates=10, updates_per_epoch=5)
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     published = {"base": 1e-4, "backbone": 5e-5}
     assert {name: rates[name] for name in published} == pytest.approx(

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from sgmg import LayerOutput, SgMg
 from sgmg.published.names import to_published_name
 from sgmg.training.losses import Criterion, count_visible, normaliser
-from sgmg.training.matcher import Matcher, Targets
+from sgmg.training.matcher import Matcher
 from sgmg.training.optim import parameter_groups
+from sgmg.training.targets import Targets
 from tests.golden.fixtures import Entry, blob, case_clips, compare, hold
 from tests.golden.models import case_tokens, golden_model
 

@@ -13,7 +13,8 @@ from sgmg import best_query
 from sgmg.network.backbones.swin_parts import SIZES, SwinSize
 from sgmg.network.heads import Perceptron
 from sgmg.network.tokenizer import Tokens
-from sgmg.training.matcher import Matcher, Targets
+from sgmg.training.matcher import Matcher
+from sgmg.training.targets import Targets
 from tests.sgmg.tiny import EXPRESSIONS, clips, tiny_model
 
 long = pytest.mark.skipif(

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from sgmg import SgMg, SgMgConfig
 from sgmg.network.backbones.swin_parts import SIZES, SwinSize
 from sgmg.network.tokenizer import train_tokenizer
-from sgmg.training.matcher import Targets
 from sgmg.training.optim import make_schedule, parameter_groups
-from sgmg.training.update import Share, Update
+from sgmg.training.targets import Targets
+from sgmg.training.update import MicroBatch, accumulate_gradients, step_optimizer
 from tests.sgmg.tiny import tiny_model
 
 ROBERTA_BASE = {
@@ -40,16 +40,17 @@ def test_a_training_step_at_the_published_size():
     accelerator = Accelerator(cpu=True)
     schedule = make_schedule(optimizer, "step", drops=[3])
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    update = Update(accelerator, prepared, optimizer, schedule, clip_norm=0.1)
     frames, padding = torch.randn(1, 5, 3, 192, 320), torch.zeros(1, 192, 320, dtype=torch.bool)
     masks = torch.zeros(1, 5, 192, 320, dtype=torch.bool)
     masks[..., 48:144, 80:160] = True
     boxes = torch.tensor([0.375, 0.5, 0.25, 0.5]).expand(1, 5, 4)
     targets = Targets(masks, boxes, torch.ones(1, 5, dtype=torch.bool))
-    terms, mask_logits = update([Share(frames, padding, words, targets)])
+    micro_batch = MicroBatch(frames, padding, words, targets)
+    terms, mask_logits = accumulate_gradients(accelerator, prepared, [micro_batch])
+    norms = step_optimizer(accelerator, prepared, optimizer, schedule, clip_norm=0.1)
 
     assert mask_logits.shape == (1, 5, 192, 320)
-    assert all(value == value and abs(value) < 1e3 for value in terms.values())
+    assert all(value == value and abs(value) < 1e3 for value in (terms | norms).values())
     unmoved = [name for name, p in trained.items() if torch.equal(p, before[name])]
     assert unmoved == []
 

@@ -12,7 +12,8 @@ from sgmg.training.losses import (
     layer_terms,
     normaliser,
 )
-from sgmg.training.matcher import Targets, Weights
+from sgmg.training.matcher import Weights
+from sgmg.training.targets import Targets
 from tests.sgmg.training.test_matcher import guesses, perfect, square_targets
 
 MAIN = ["class", "box", "giou", "mask", "dice", "mask_low", "dice_low"]
@@ -144,7 +145,9 @@ def test_two_shares_average_to_the_whole_batch() -> None:
     halves = []
     for rows in (slice(0, 1), slice(1, 2)):
         outputs, goal = part(whole, targets, rows)
-        halves.append(Criterion()(SgMgOutput((outputs,)), goal, normaliser(frames, shares=2)))
+        halves.append(
+            Criterion()(SgMgOutput((outputs,)), goal, normaliser(frames, num_micro_batches=2))
+        )
     for name, value in once.items():
         mean = (halves[0][name] + halves[1][name]) / 2
         torch.testing.assert_close(mean, value, rtol=1e-6, atol=0)
@@ -152,8 +155,8 @@ def test_two_shares_average_to_the_whole_batch() -> None:
 
 def test_normaliser_is_at_least_one_frame() -> None:
     assert normaliser(0) == 1
-    assert normaliser(torch.tensor(0), shares=4).item() == 0.25
-    assert normaliser(12, shares=4) == 3
+    assert normaliser(torch.tensor(0), num_micro_batches=4).item() == 0.25
+    assert normaliser(12, num_micro_batches=4) == 3
 
 
 def test_loss_is_float32_under_autocast() -> None:

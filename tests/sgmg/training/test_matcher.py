@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sgmg.network.outputs import QueryOutput
-from sgmg.training.matcher import Matcher, Targets, Weights
+from sgmg.training.matcher import Matcher, Weights
+from sgmg.training.targets import Targets
 
 
 def square_targets() -> Targets:
