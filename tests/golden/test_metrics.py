@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from sgmg.evaluation.metrics import (
+from sgmg.evaluation.clip_metrics import (
+    contour_accuracy,
+    frame_statistics,
+    region_similarity,
+    score_best_assignment,
+)
+from sgmg.evaluation.ranked_metrics import (
     RankedMasks,
     average_precision,
     box_precision,
-    contour_accuracy,
     overlap_summary,
-    region_similarity,
-    score_best_assignment,
-    summarise,
 )
 from tests.golden.fixtures import blob, hold, rand
 
@@ -78,8 +80,8 @@ def test_statistics(want):
         for frames, stats in zip(
             want["davis"][name], want["davis"][f"{name}_stats_MRD"], strict=True
         ):
-            close(summarise(frames), stats)
-    mean = np.mean([summarise(x)[0] for name in "JF" for x in want["davis"][name]])
+            close(frame_statistics(frames), stats)
+    mean = np.mean([frame_statistics(x)[0] for name in "JF" for x in want["davis"][name]])
     close(mean, want["davis"]["global_JF_mean"])
 
 

@@ -1,16 +1,13 @@
 """From network masks to answers, against the published numbers."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-import evaluate
+from sgmg.evaluation.benchmarks import BENCHMARKS
 from sgmg.inference.network_input import scaled_size
 from sgmg.inference.postprocess import merge_objects, rank_queries, restore
-from sgmg.inference.predictor import Predictor
 from tests.golden.fixtures import hold, rand, randn
 
 
@@ -81,11 +78,12 @@ def test_size_rules(table):
         assert scaled_size(height, width, short, long) == (got_height, got_width)
 
 
-def test_frames_are_padded_as_in_the_reference(cases, monkeypatch):
-    monkeypatch.setattr(evaluate, "find_checkpoint", lambda source: source)
-    monkeypatch.setattr(Predictor, "load", lambda *_, **settings: settings["pad_to"])
-    settings = evaluate.Settings(source=Path("network"), shards="shards")
-    ways = {"video": ["clips", "merged"], "annotated_frame": ["ranked"], "image": ["ranked"]}
+def test_benchmarks_pad_frames_as_in_the_reference(cases):
+    benchmarks_of_path = {
+        "video": ["ref-youtube-vos", "mevis", "ref-davis17"],
+        "annotated_frame": ["a2d-sentences", "jhmdb-sentences"],
+        "image": ["refcoco", "refcoco-plus", "refcocog"],
+    }
     for case in cases["models"].values():
-        for way in ways[case["path"]]:
-            assert evaluate.load_predictor(settings, way, "cpu") == case["pad_to"]
+        for name in benchmarks_of_path[case["path"]]:
+            assert BENCHMARKS[name].sizes.pad_to == case["pad_to"]
