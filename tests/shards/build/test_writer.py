@@ -1,21 +1,20 @@
-import bisect
-import itertools
 import os
 import random
 import signal
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shards.build.plan import Plan, spread
+from shards.build.plan import Plan, ShardTask, spread
 from shards.build.writer import build_set
 from shards.errors import ShardError
-from shards.format.manifest import MANIFEST, Manifest
+from shards.format.manifest import MANIFEST, Manifest, ShardRecord
 from shards.format.schema import Video
 from shards.format.tar import ShardTar
 from shards.storage.storage import Storage
@@ -75,14 +74,16 @@ def test_equal_input_gives_equal_bytes_for_every_order_and_worker_count(
     assert files_of(tmp_path / "reversed") == expected
     for workers in (2, 4):
         out = tmp_path / str(workers)
-        told: list[Plan] = []
-        build_toy(out, workers=workers, progress=told.append)
+        plans: list[Plan] = []
+        build_toy(out, workers=workers, progress=plans.append)
         assert files_of(out) == expected
-        assert sorted(plan.key for plan in told) == toy_keys()
+        assert sorted(plan.key for plan in plans) == toy_keys()
 
 
 def test_another_engine_gives_equal_bytes(built: Path, tmp_path: Path) -> None:
-    def backwards(function: Callable, tasks: Sequence) -> Iterable:
+    def backwards(
+        function: Callable[[ShardTask], ShardRecord], tasks: Sequence[ShardTask]
+    ) -> list[ShardRecord]:
         return [function(task) for task in reversed(tasks)]
 
     build_toy(tmp_path, runner=backwards)
@@ -90,28 +91,30 @@ def test_another_engine_gives_equal_bytes(built: Path, tmp_path: Path) -> None:
 
 
 def test_progress_is_told_each_video_when_it_is_written(tmp_path: Path) -> None:
-    told: list[tuple[Plan, int]] = []
+    plans: list[Plan] = []
+    num_tars: list[int] = []  # finished when each plan was told
 
-    def count(plan: Plan) -> None:
-        told.append((plan, sum(shard.suffix == ".tar" for shard in tmp_path.iterdir())))
+    def record(plan: Plan) -> None:
+        plans.append(plan)
+        num_tars.append(len(list(tmp_path.glob("*.tar"))))
 
-    manifest = build_toy(tmp_path, progress=count)
-    finished = list(itertools.accumulate(shard.counts.videos for shard in manifest.shards))
-    assert sorted(plan.key for plan, _ in told) == toy_keys()
-    assert [shards for _, shards in told] == [
-        bisect.bisect_right(finished, number) for number in range(len(told))
-    ]
-    again: list[Plan] = []
-    build_toy(tmp_path, progress=again.append)  # finished shards count, too
-    assert again == [plan for plan, _ in told]
+    manifest = build_toy(tmp_path, progress=record)
+    assert sorted(plan.key for plan in plans) == toy_keys()
+    expected = []
+    for number, shard in enumerate(manifest.shards):
+        expected += [number] * shard.counts.videos
+    assert num_tars == expected
+    plans_of_second_run: list[Plan] = []
+    build_toy(tmp_path, progress=plans_of_second_run.append)  # finished shards count, too
+    assert plans_of_second_run == plans
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"settings": {"a": 2}}, {"shard_bytes": 90_000}])
 def test_what_decides_the_bytes_shows_in_the_plan(
     built: Path, tmp_path: Path, change: dict[str, object]
 ) -> None:
-    other = build_toy(tmp_path, **change)
-    assert other.plan != Manifest.load(Storage(str(built))).plan
+    changed = build_toy(tmp_path, **change)
+    assert changed.plan != Manifest.load(Storage(str(built))).plan
 
 
 @pytest.mark.parametrize(
@@ -167,11 +170,11 @@ def test_finished_shards_are_checked_and_kept_and_damaged_ones_made_anew(
     if not committed:
         (tmp_path / MANIFEST).unlink()
     damage(tmp_path)
-    kept = sorted(tmp_path.glob("*.tar"))[0]
-    inode = kept.stat().st_ino
+    intact = sorted(tmp_path.glob("*.tar"))[0]
+    inode = intact.stat().st_ino
     build_toy(tmp_path)
     assert files_of(tmp_path) == files_of(built)
-    assert kept.stat().st_ino == inode
+    assert intact.stat().st_ino == inode
 
 
 class StopError(RuntimeError):
@@ -195,13 +198,17 @@ def test_a_stopped_build_shows_no_half_file_and_goes_on(built: Path, tmp_path: P
     last = spread(plans, 45_000, 0)[2][1].key
     with pytest.raises(StopError):
         build_set(plans, StopsAt(last), str(tmp_path), **OPTIONS)
-    names = list(files_of(tmp_path))
-    assert names == [f"toy-train-{n:06d}-of-000003.{e}" for n in (0, 1) for e in ("parquet", "tar")]
+    assert list(files_of(tmp_path)) == [
+        "toy-train-000000-of-000003.parquet",
+        "toy-train-000000-of-000003.tar",
+        "toy-train-000001-of-000003.parquet",
+        "toy-train-000001-of-000003.tar",
+    ]
     build_toy(tmp_path)
     assert files_of(tmp_path) == files_of(built)
 
 
-def build_slowly(out: Path, begun: Any) -> None:
+def build_slowly(out: Path, begun: Event) -> None:
     def slow(key: str) -> Video:
         begun.set()
         time.sleep(0.01)
@@ -212,21 +219,23 @@ def build_slowly(out: Path, begun: Any) -> None:
 
 
 def test_a_build_killed_again_and_again_ends_in_the_same_bytes(built: Path, tmp_path: Path) -> None:
-    moments, left_behind = random.Random(0), 0
+    generator = random.Random(0)
+    finished_files = {tmp_path / name for name in files_of(built)}
+    num_left_behind = 0
+    fork = get_context("fork")
     for _ in range(12):
-        begun = get_context("fork").Event()
-        process = get_context("fork").Process(target=build_slowly, args=(tmp_path, begun))
+        begun = fork.Event()
+        process = fork.Process(target=build_slowly, args=(tmp_path, begun))
         process.start()
         while process.is_alive() and not begun.wait(0.01):
             pass
-        process.join(moments.uniform(0, 0.1))
+        process.join(generator.uniform(0, 0.1))
         process.kill()
         process.join()
-        assert set(tmp_path.glob("*.*")) <= {tmp_path / name for name in files_of(built)} | set(
-            tmp_path.glob(".*.partial")
-        )
-        left_behind += any(tmp_path.glob(".*.partial"))
-    assert left_behind, "no kill came while a file was being written: the test proves nothing"
+        partial_files = set(tmp_path.glob(".*.partial"))
+        assert set(tmp_path.glob("*.*")) <= finished_files | partial_files
+        num_left_behind += len(partial_files)
+    assert num_left_behind, "no kill came while a file was being written: the test proves nothing"
     build_toy(tmp_path)
     assert files_of(tmp_path) == files_of(built)
 
@@ -265,7 +274,7 @@ def test_an_unreadable_video_stops_the_build(tmp_path: Path, workers: int) -> No
 def test_an_unreadable_video_may_be_skipped_and_is_listed(tmp_path: Path) -> None:
     keys = [*toy_keys(), "toy-bad-01"]
     manifest = build_toy(tmp_path, keys, on_error="skip")
-    assert [it.key for it in manifest.skipped] == ["toy-bad-01"]
+    assert [video.key for video in manifest.skipped] == ["toy-bad-01"]
     assert "is unreadable" in manifest.skipped[0].reason
     assert manifest.counts.videos == 9
     before = files_of(tmp_path)

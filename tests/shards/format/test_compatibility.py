@@ -7,15 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import webdataset
 
 from shards.build.plan import Plan
 from shards.build.writer import build_set
-from shards.format.schema import decode_sample
-from shards.format.shard_set import ShardSet
+from shards.format.schema import Video, decode_sample
+from shards.format.shard_set import ShardSet, register_scheme
 from tests.shards.sample_videos import build_toy, make_video, toy_keys, toy_video
 
 
@@ -26,10 +25,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def fours(cells: list[str]) -> list[list[str]]:
-    return [cells[at : at + 4] for at in range(0, len(cells), 4)]
-
-
 def tars(folder: Path) -> list[str]:
     return [str(path) for path in sorted(folder.glob("*.tar"))]
 
@@ -37,11 +32,11 @@ def tars(folder: Path) -> list[str]:
 @pytest.mark.skipif(shutil.which("tar") is None, reason="tar is not installed")
 def test_gnu_tar_lists_and_extracts(built: Path, tmp_path: Path) -> None:
     for tar in tars(built):
-        run = ["tar", "--extract", "--verbose", "--file", tar, "--directory", str(tmp_path)]
-        said = subprocess.run(run, capture_output=True, text=True, check=True)
-        assert said.stderr == ""
+        extract = ["tar", "--extract", "--verbose", "--file", tar, "--directory", str(tmp_path)]
+        extracted = subprocess.run(extract, capture_output=True, text=True, check=True)
+        assert extracted.stderr == ""
         listed = subprocess.run(["tar", "-tf", tar], capture_output=True, text=True, check=True)
-        assert listed.stdout == said.stdout
+        assert listed.stdout == extracted.stdout
     for key in toy_keys():
         video = toy_video(key)
         assert json.loads((tmp_path / f"{key}.json").read_text())["video_id"] == video.video_id
@@ -59,11 +54,8 @@ def test_a_strangers_webdataset_pipeline_gives_whole_videos(built: Path) -> None
 
 
 def test_webdataset_reads_our_addresses(built: Path) -> None:
-    ShardSet.open(str(built))
+    register_scheme()
     urls = [f"shards:{tar}" for tar in tars(built)]
-    import shards.format.shard_set
-
-    shards.register_scheme()
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert sorted(sample["__key__"] for sample in samples) == toy_keys()
 
@@ -72,10 +64,10 @@ def test_the_documented_pipeline_gives_whole_videos(built: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "shard_format.md").read_text()
     (code,) = re.findall(r"```python\n(import webdataset\n.*?)```", text, re.DOTALL)
     assert "s3://bucket/set" in code
-    found: dict[str, Any] = {}
-    code = code.replace("s3://bucket/set", str(built)) + "    seen.append(video)\n"
-    exec("seen = []\n" + code, found)
-    assert {video.key: video for video in found["seen"]} == {k: toy_video(k) for k in toy_keys()}
+    code = code.replace("s3://bucket/set", str(built)) + "    decoded.append(video)\n"
+    decoded: list[Video] = []
+    exec(code, {"decoded": decoded})
+    assert {video.key: video for video in decoded} == {key: toy_video(key) for key in toy_keys()}
 
 
 def test_webdataset_decodes_images_and_json(built: Path) -> None:
@@ -98,13 +90,14 @@ def test_dalis_index_tool_agrees_with_ours(built: Path, tmp_path: Path) -> None:
         ours = [row for row in rows if row.shard == number]
         assert head.split()[1] == str(len(ours))
         for sample, row in zip(samples, ours, strict=True):
-            cells = sample.split()
-            places = {name: (int(at), int(size)) for _, at, size, name in fours(cells)}
-            assert places[f"{row.key}.json"] == (row.head.offset, row.head.size)
-            for position, extension in enumerate(row.extensions):
-                (image, *_) = row.spans(position)
-                name = f"{row.key}.{position:06d}.{extension}"
-                assert places[name] == (image.offset, image.size)
+            cells = iter(sample.split())
+            # four cells a member: its suffix, offset, size and name
+            members = {
+                name: (int(offset), int(size))
+                for _, offset, size, name in zip(cells, cells, cells, cells, strict=True)
+            }
+            for suffix, span in row.members().items():
+                assert members[f"{row.key}.{suffix}"] == (span.offset, span.size)
 
 
 needs_datasets = pytest.mark.skipif(
@@ -155,12 +148,11 @@ def test_hugging_face_datasets_reads_videos_of_named_columns(built: Path, tmp_pa
     assert sorted(read["__key__"]) == toy_keys()
     for row in read:
         video = toy_video(row["__key__"])
-        assert [it["text"] for it in row["json"]["expressions"]] == [
-            it.text for it in video.expressions
-        ]
+        texts = [expression["text"] for expression in row["json"]["expressions"]]
+        assert texts == [expression.text for expression in video.expressions]
         if video.frames[0].extension == "jpg":
-            shown = [row[f"{position:06d}.jpg"] is not None for position in range(6)]
-            assert sum(shown) == len(video.frames)
+            images = [row[f"{position:06d}.jpg"] for position in range(6)]
+            assert sum(image is not None for image in images) == len(video.frames)
 
 
 @pytest.mark.skipif(
@@ -172,11 +164,9 @@ def test_energon_prepares_a_copy(built: Path, tmp_path: Path) -> None:
     line = ["energon", "prepare", str(copy), "--non-interactive", "--num-workers", "1"]
     line += ["--split-parts", r"train:toy-train-.*\.tar", "--sample-type", "CrudeWebdataset"]
     subprocess.run(line, check=True, capture_output=True, timeout=300)
-    told = json.loads((copy / ".nv-meta/.info.json").read_text())
-    counts = {row.key: row.shard for row in ShardSet.open(str(built)).videos}
-    shards = ShardSet.open(str(built)).manifest.shards
-    assert told["shard_counts"] == {
-        shard.name: sum(it == number for it in counts.values())
-        for number, shard in enumerate(shards)
+    info = json.loads((copy / ".nv-meta/.info.json").read_text())
+    shard_set = ShardSet.open(str(built))
+    assert info["shard_counts"] == {
+        shard.name: shard.counts.videos for shard in shard_set.manifest.shards
     }
-    assert ShardSet.open(str(copy)).hash == ShardSet.open(str(built)).hash
+    assert ShardSet.open(str(copy)).hash == shard_set.hash

@@ -25,26 +25,26 @@ def record(number: int) -> ShardRecord:
     )
 
 
-MADE = Manifest("toy", "train", "c" * 64, 3, 100, SETTINGS, (record(0), record(1)))
+MANIFEST = Manifest("toy", "train", "c" * 64, 3, 100, SETTINGS, (record(0), record(1)))
 
 
 def test_round_trip() -> None:
-    data = MADE.encode()
-    again = Manifest.decode(data, "here")
-    assert dataclasses.replace(again, hash="") == MADE
+    data = MANIFEST.encode()
+    again = Manifest.decode(data, "s3://set")
+    assert dataclasses.replace(again, hash="") == MANIFEST
     assert again.hash == hashlib.sha256(data).hexdigest()
     assert again.encode() == data
-    assert [it.key for it in again.skipped] == ["k0", "k1"]
+    assert [video.key for video in again.skipped] == ["k0", "k1"]
 
 
 def test_totals_are_sums_and_in_the_file() -> None:
     total = Counts(videos=4, frames=14, annotated_frames=12, objects=6, expressions=8, bytes=20)
-    assert MADE.counts == total
-    assert json.loads(MADE.encode())["counts"] == dataclasses.asdict(total)
+    assert MANIFEST.counts == total
+    assert json.loads(MANIFEST.encode())["counts"] == dataclasses.asdict(total)
 
 
 def test_no_date_and_no_machine_is_in_the_file() -> None:
-    content = json.loads(MADE.encode())
+    content = json.loads(MANIFEST.encode())
     expected = "format format_version counts dataset split plan seed shard_bytes settings shards"
     assert list(content) == [*expected.split(), "versions"]
     assert sorted(content["versions"]) == ["pyarrow", "pycocotools", "webdataset"]
@@ -54,18 +54,18 @@ def test_no_date_and_no_machine_is_in_the_file() -> None:
     "data",
     [
         *(b"", b"{", b"[]", b"3", b"\xff", b"{}", b'{"format": "other"}'),
-        MADE.encode().replace(b'"seed"', b'"seeds"'),
-        MADE.encode().replace(b'"bytes"', b'"bits"'),
+        MANIFEST.encode().replace(b'"seed"', b'"seeds"'),
+        MANIFEST.encode().replace(b'"bytes"', b'"bits"'),
     ],
 )
 def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(ShardError, match="is no manifest of a shard set") as caught:
-        Manifest.decode(data, "here")
-    assert message(caught.value).startswith("here/manifest.json")
+        Manifest.decode(data, "s3://set")
+    assert message(caught.value).startswith("s3://set/manifest.json")
 
 
 def test_another_format_version_is_refused_with_what_to_do() -> None:
-    data = MADE.encode().replace(b'"format_version": 1', b'"format_version": 2')
+    data = MANIFEST.encode().replace(b'"format_version": 1', b'"format_version": 2')
     with pytest.raises(ShardError, match="shard format 2, this program reads 1; build") as caught:
-        Manifest.decode(data, "here")
+        Manifest.decode(data, "s3://set")
     message(caught.value)

@@ -11,6 +11,7 @@ from shards.errors import ShardError
 from shards.format.rle import decode_mask, encode_mask
 from shards.format.schema import (
     Expression,
+    Extension,
     Frame,
     Video,
     decode_masks,
@@ -20,40 +21,46 @@ from shards.format.schema import (
 )
 from tests.shards.sample_videos import encode_image, make_video, message
 
-text = st.text(max_size=12)
-names = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3, unique=True)
+EXTENSIONS: tuple[Extension, ...] = ("jpg", "png")
+
+texts = st.text(max_size=12)
+name_lists = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3, unique=True)
+name_lists_or_none = st.one_of(st.just([]), name_lists)
 
 
 @st.composite
 def videos(draw: st.DrawFn) -> Video:
+    """Any video of the format, its frames without ground truth, without objects, or with some."""
     height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
-    objects = {name: draw(text) for name in draw(st.one_of(st.just([]), names))}
-    image = encode_image(
-        np.zeros((height, width, 3), np.uint8), extension := draw(st.sampled_from(["jpg", "png"]))
-    )
+    objects = {object_id: draw(texts) for object_id in draw(name_lists_or_none)}
+    extension = draw(st.sampled_from(EXTENSIONS))
+    image = encode_image(np.zeros((height, width, 3), np.uint8), extension)
     frames = []
-    for name in draw(names):
-        shown = draw(st.none() | st.sets(st.sampled_from([*objects, "-"])))
-        held = (
-            None
-            if shown is None
-            else {
-                it: encode_mask(draw(hnp.arrays(bool, (height, width))))
-                for it in shown & set(objects)
+    for name in draw(name_lists):
+        masks = None
+        if draw(st.booleans()):
+            visible = draw(st.sets(st.sampled_from([*objects, "nobody"]))) & set(objects)
+            masks = {
+                object_id: encode_mask(draw(hnp.arrays(bool, (height, width))))
+                for object_id in visible
             }
-        )
-        frames.append(Frame(name, image, extension, held))
-    said = [
-        Expression(
-            name,
-            draw(text),
-            tuple(draw(st.sets(st.sampled_from(list(objects))))) if objects else (),
-            draw(text),
-        )
-        for name in draw(st.one_of(st.just([]), names))
-    ]
+        frames.append(Frame(name, image, extension, masks))
+    expressions = []
+    for expression_id in draw(name_lists_or_none):
+        targets: tuple[str, ...] = ()
+        if objects:
+            targets = tuple(draw(st.sets(st.sampled_from(list(objects)))))
+        expressions.append(Expression(expression_id, draw(texts), targets, draw(texts)))
     return Video(
-        "k-1_A", draw(text), draw(text), draw(text), height, width, frames, objects, tuple(said)
+        key="k-1_A",
+        dataset=draw(texts),
+        split=draw(texts),
+        video_id=draw(texts),
+        height=height,
+        width=width,
+        frames=frames,
+        objects=objects,
+        expressions=tuple(expressions),
     )
 
 
@@ -66,11 +73,13 @@ def test_a_sample_survives_the_round_trip(video: Video) -> None:
     assert suffixes[0] == "json"
     assert suffixes[1:] == sorted(suffixes[1:])
     assert decode_sample({"__key__": video.key, **dict(members)}) == prepared
-    for before, after in zip(video.frames, prepared.frames, strict=True):
-        assert (before.masks is None) == (after.masks is None)
-        for name, rle in (before.masks or {}).items():
-            assert rle == (after.masks or {}).get(name, rle)
-            assert (name in (after.masks or {})) == decode_mask(rle).any()
+    for frame, prepared_frame in zip(video.frames, prepared.frames, strict=True):
+        if frame.masks is None:
+            assert prepared_frame.masks is None
+            continue
+        assert prepared_frame.masks == {
+            object_id: rle for object_id, rle in frame.masks.items() if decode_mask(rle).any()
+        }
 
 
 def test_members_are_where_the_format_puts_them() -> None:
@@ -86,7 +95,7 @@ def test_members_are_where_the_format_puts_them() -> None:
     ]
     assert members["000001.jpg"] == video.frames[1].image
     masks = json.loads(members["000000.rle.json"])
-    assert [it["id"] for it in masks] == ["2", "1"]  # in the order of the objects
+    assert [mask["id"] for mask in masks] == ["2", "1"]  # in the order of the objects
     head = json.loads(members["json"])
     assert head["frames"] == ["00000", "00005", "00010"]
     assert head["annotated"] == [0, 2]
