@@ -95,7 +95,7 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
     ]
     plan_digest = digest_json([task.digest for task in tasks])
     old = _old_manifest(storage, plan_digest)
-    storage.sweep(prefix)
+    storage.sweep(prefix)  # of what a killed run left half written
     if runner is None and min(workers, len(tasks)) > 1:
         runner = partial(in_processes, workers=workers)
     records = sorted(_build_shards(tasks, progress, runner), key=lambda record: record.name)
@@ -228,7 +228,7 @@ def _read_video(read: Read, key: str) -> tuple[Video, list[tuple[str, bytes]]]:
         return video, list(encode_video(video))
     except (OSError, ValueError) as error:
         error_text = str(error)
-        if repr(key) not in error_text:
+        if repr(key) not in error_text:  # many errors of readers and checks name it already
             error_text = f"video {key!r}: {error_text}"
         raise VideoError(error_text) from error
 

@@ -17,7 +17,7 @@ from shards.format.schema import Expression, Video, image_suffix, masks_suffix
 from shards.storage.storage import Span
 
 _ROWS_PER_GROUP = 1024  # rows that are packed, and later walked over, at once
-_NO_SPAN = -1
+_NO_SPAN = -1  # where a frame has no masks; Arrow's nulls do not survive the way to numpy
 
 _SPAN = pa.struct({"offset": pa.int64(), "size": pa.int64(), "crc32c": pa.uint32()})
 _OBJECT = pa.struct({"id": pa.string(), "category": pa.string(), "visible": pa.list_(pa.bool_())})
@@ -143,7 +143,7 @@ class IndexWriter:
         Args:
             metadata: Kept with the schema.
         """
-        self._pack()
+        self._pack()  # what is left; may be nothing
         table = pa.Table.from_batches(self._batches, SCHEMA)
         file = io.BytesIO()
         pq.write_table(
@@ -158,7 +158,7 @@ class IndexWriter:
 
 
 def _row(video: Video, spans: Mapping[str, Span]) -> dict[str, object]:
-    """One video in the columns of `SCHEMA`."""
+    """One video in the columns of `SCHEMA`; every frame has an entry, annotated or not."""
     frames = []
     for position, frame in enumerate(video.frames):
         image_span = spans[image_suffix(position, frame.extension)]

@@ -67,6 +67,8 @@ class ShardRecord:
     skipped: tuple[Skipped, ...] = ()
 
 
+# They are recorded to explain a difference, not to refuse a set: `build_set` leaves a finished set
+# alone although the versions differ.
 def _library_versions() -> dict[str, str]:
     """Versions of the libraries that decide the bytes of shards and indexes."""
     return {name: version(name) for name in ("webdataset", "pyarrow", "pycocotools")}
@@ -117,6 +119,7 @@ class Manifest:
             **asdict(self),
         }
         del content["hash"]  # a file cannot hold its own hash
+        # indented, for people look into it; the order of the fields is part of the bytes
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
     @staticmethod

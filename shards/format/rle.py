@@ -98,11 +98,11 @@ def _run_lengths(rle: Rle) -> IntArray:
     if group_sizes.max() > _MAX_GROUP:
         raise _wrong_runs(rle)
     index_in_group = np.arange(len(codes)) - np.repeat(starts, group_sizes)
-    digits = (codes & _DIGIT).astype(np.int64) << _BITS * index_in_group
-    runs = np.add.reduceat(digits, starts)
+    digits = (codes & _DIGIT).astype(np.int64)
+    runs = np.add.reduceat(digits << _BITS * index_in_group, starts)
     # two's complement of as many bits as the group has
-    negative = (codes[ends] & _SIGN) > 0
-    runs -= negative * (np.int64(1) << _BITS * group_sizes)
+    is_negative = (codes[ends] & _SIGN) > 0
+    runs -= is_negative * (np.int64(1) << _BITS * group_sizes)
     # From the fourth number on, each is the difference to the number two before it.
     runs[1::2] = runs[1::2].cumsum()
     runs[2::2] = runs[2::2].cumsum()

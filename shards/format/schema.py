@@ -154,9 +154,10 @@ def prepare_video(video: Video) -> Video:
         ShardError: If the video breaks the format; names it and the first thing wrong with it.
     """
     frames = []
-    for frame in video.frames:
+    for frame in video.frames:  # a lazy video reads its files here, each once
         masks = frame.masks
         if masks is not None:
+            # absence is said in one way only: an object without an entry
             masks = {object_id: rle for object_id, rle in masks.items() if mask_area(rle)}
         frames.append(replace(frame, masks=masks))
     prepared = replace(video, frames=frames)
@@ -280,6 +281,7 @@ def _decode_members(key: str, members: Mapping[str, bytes]) -> Video:
 
 
 def _decode_frame(members: Mapping[str, bytes], head: _HeadJson, position: int) -> Frame:
+    # the head does not say which format an image has: its member's name does
     is_png = image_suffix(position, "png") in members
     extension: Extension = "png" if is_png else "jpg"
     masks = None
@@ -294,7 +296,7 @@ def _decode_frame(members: Mapping[str, bytes], head: _HeadJson, position: int) 
 
 
 def _problems(video: Video) -> Iterator[str]:
-    """Everything that is wrong with a video, found one by one when asked for."""
+    """Everything that is wrong with a video, looked for only as far as somebody asks."""
     if not _KEY_PATTERN.fullmatch(video.key):
         yield "a key is 1 to 80 ASCII letters, digits, _ and -, the first a letter or digit"
     if not 0 < len(video.frames) <= MAX_FRAMES:

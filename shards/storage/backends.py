@@ -41,6 +41,7 @@ class Backend(Protocol):
 
 def local_folder(url: str) -> Path | None:
     """The folder that a path or a `file://` URL names; None for other URLs."""
+    # absolute, for a worker process may have another working directory
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Path(url2pathname(parts.path)).absolute()
@@ -61,6 +62,7 @@ def connect(url: str, stall_s: float, count: "RequestCounter") -> Backend:
     if folder is not None:
         return Folder(folder)
     if urlsplit(url).scheme in OBJECT_STORE_SCHEMES:
+        # imported here: a local folder needs no client for object stores
         from shards.storage.object_store import ObjectStore
 
         return ObjectStore(url, stall_s, count)
@@ -80,6 +82,7 @@ class Folder:
     def ranges(self, name: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
         """Read the bytes from each start to before each end."""
         with (self._folder / name).open("rb", buffering=0) as file:
+            # pread takes the position along, so nothing is shared with other readers
             return [
                 os.pread(file.fileno(), end - start, start)
                 for start, end in zip(starts, ends, strict=True)
@@ -108,6 +111,7 @@ class FsspecFolder:
 
     def ranges(self, name: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
         """Read the bytes from each start to before each end."""
+        # file systems over a network fetch them side by side
         paths = [self._path(name)] * len(starts)
         return list(self._files.cat_ranges(paths, list(starts), list(ends), on_error="raise"))
 
@@ -118,6 +122,7 @@ class FsspecFolder:
     def commit(self, path: Path, name: str) -> None:
         """Upload under the file's passing name, then rename."""
         self._files.makedirs(self._root, exist_ok=True)
+        # an upload may be cut short; a move is the nearest to atomic that fsspec has
         passing_path = self._path(path.name)
         self._files.put_file(str(path), passing_path)
         self._files.mv(passing_path, self._path(name))

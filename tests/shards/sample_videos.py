@@ -85,8 +85,13 @@ def toy_keys(count: int = 9) -> list[str]:
 def build_toy(out: Path | str, keys: Sequence[str] | None = None, **settings: Any) -> Manifest:
     """Build a small set; any argument of `build_set` may be changed."""
     plans = [Plan(key, 15_000) for key in keys or toy_keys()]
-    defaults = {"shard_bytes": 45_000, "dataset": "toy", "split": "train", "settings": {"a": 1}}
-    return build_set(plans, toy_video, str(out), **(defaults | settings))
+    arguments: dict[str, Any] = {
+        "dataset": "toy",
+        "split": "train",
+        "settings": {"a": 1},
+        "shard_bytes": 45_000,
+    }
+    return build_set(plans, toy_video, str(out), **arguments | settings)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -111,7 +111,7 @@ def test_progress_is_told_each_video_when_it_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"settings": {"a": 2}}, {"shard_bytes": 90_000}])
 def test_what_decides_the_bytes_shows_in_the_plan(
-    built: Path, tmp_path: Path, change: dict[str, object]
+    built: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     changed = build_toy(tmp_path, **change)
     assert changed.plan != Manifest.load(Storage(str(built))).plan

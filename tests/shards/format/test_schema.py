@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ EXTENSIONS: tuple[Extension, ...] = ("jpg", "png")
 
 texts = st.text(max_size=12)
 name_lists = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3, unique=True)
-name_lists_or_none = st.one_of(st.just([]), name_lists)
+name_lists_or_none: st.SearchStrategy[list[str]] = st.one_of(st.just([]), name_lists)
 
 
 @st.composite
@@ -127,6 +128,7 @@ def test_broken_masks_are_refused(data: bytes) -> None:
 
 GOOD = make_video("v", num_frames=2)
 FRAME = GOOD.frames[0]
+GIF = cast(Extension, "gif")
 
 
 @pytest.mark.parametrize(
@@ -144,10 +146,13 @@ FRAME = GOOD.frames[0]
         ({"expressions": (Expression("0", "x", ("7",)),)}, "names objects \\['7'\\]"),
         ({"frames": [dataclasses.replace(FRAME, image=b"GIF89a")]}, "are no jpg image"),
         ({"frames": [dataclasses.replace(FRAME, extension="png")]}, "are no png image"),
-        ({"frames": [dataclasses.replace(FRAME, extension="gif")]}, "is called gif"),
+        (
+            {"frames": [dataclasses.replace(FRAME, extension=GIF)]},
+            "is called gif",
+        ),
     ],
 )
-def test_what_breaks_the_format_is_named(change: dict[str, object], problem: str) -> None:
+def test_what_breaks_the_format_is_named(change: dict[str, Any], problem: str) -> None:
     video = dataclasses.replace(GOOD, **change)
     with pytest.raises(ShardError, match=problem) as caught:
         prepare_video(video)

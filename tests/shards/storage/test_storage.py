@@ -123,7 +123,7 @@ def test_ranges_cover_all_spans_and_nothing_far(spans: list[Span], gap: int) -> 
         assert span.offset + span.size <= ranges.ends[number]
     neighbours = zip(ranges.starts[1:], ranges.ends[:-1], strict=True)
     assert all(next_start > end + gap for next_start, end in neighbours)
-    covered = set()
+    covered: set[int] = set()
     for span in spans:
         covered.update(range(span.offset, span.offset + span.size))
     for start, end in zip(ranges.starts, ranges.ends, strict=True):
