@@ -1,12 +1,10 @@
-"""What a rank will read, and how fast a set gives clips."""
+"""What a rank will read in an epoch, without reading it."""
 
-import time
+import math
 from collections import Counter
-from typing import Annotated, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-import tyro
-
-from shards.errors import ShardError
+from shards.commands.arguments import Urls
 from shards.format.shard_set import ShardSet
 from shards.storage.storage import coalesce
 from shards.stream import order
@@ -14,9 +12,15 @@ from shards.stream.augment import Augmentation
 from shards.stream.clip_source import Choice, ClipSource
 from shards.stream.sampling import ClipSampling
 
-Urls = Annotated[tuple[str, ...], tyro.conf.Positional]
 Sampling = Literal["youtube_vos", "davis", "a2d", "image", "synthetic"]
 SAMPLINGS = {name: getattr(ClipSampling, name)() for name in get_args(Sampling)}
+
+
+class ClipCost(NamedTuple):
+    """What a clip takes from where its set lies."""
+
+    num_bytes: int
+    num_requests: int
 
 
 def plan(
@@ -37,87 +41,58 @@ def plan(
         sampling: How clips are cut from videos.
         num_frames: Of a clip.
         batch_size: Clips of a step on all ranks together.
-        rank: Whose clips.
+        rank: The rank to plan for, counted from 0.
         world_size: Number of ranks.
-        seed: Of the run.
+        seed: The run's seed, which decides order and choice of clips.
         epoch: Counted from 0.
         steps: Steps to list.
     """
     sets = [ShardSet.open(url, check_shards=False) for url in urls]
     source = ClipSource(
-        sets, num_frames=num_frames, seed=seed, sampling=SAMPLINGS[sampling],
+        sets,
+        num_frames=num_frames,
+        seed=seed,
+        sampling=SAMPLINGS[sampling],
         augmentation=Augmentation.none(),
-    )  # fmt: skip
-    num_bytes = num_requests = clips = 0
-    shards: Counter[str] = Counter()
+    )
+    num_bytes = 0
+    num_requests = 0
+    num_clips = 0
+    shards_read = Counter[str]()
     lines = [" step position      bytes  requests  video, frames, words"]
-    for start in range(0, len(source), batch_size):
+    for step, start in enumerate(range(0, len(source), batch_size)):
         slots = order.rank_slots(start, batch_size, rank, world_size)
-        clips += len(slots)
+        num_clips += len(slots)
         for position in slots:
+            # the same choice that a loader makes, from the index alone
             choice = source.choice(epoch, position)
-            received, requests = cost(sets[choice.number], choice)
-            num_bytes, num_requests = num_bytes + received, num_requests + requests
-            manifest = sets[choice.number].manifest
-            shards[manifest.shards[choice.row.shard].name] += 1
-            if (step := start // batch_size) < steps:
-                what = f"{choice.row.key}  {choice.frames}  {choice.expression.text}"
-                lines.append(f"{step:5d} {position:8d}  {received:9,d}  {requests:8d}  {what}")
-    index = sum(it.index_bytes for shard_set in sets for it in shard_set.manifest.shards)
+            shard_set = sets[choice.number]
+            cost = clip_cost(shard_set, choice)
+            num_bytes += cost.num_bytes
+            num_requests += cost.num_requests
+            shards_read[shard_set.manifest.shards[choice.row.shard].name] += 1
+            if step < steps:
+                clip = f"{choice.row.key}  {choice.frames}  {choice.expression.text}"
+                lines.append(
+                    f"{step:5d} {position:8d}  {cost.num_bytes:9,d}  {cost.num_requests:8d}  {clip}"
+                )
+    num_steps = math.ceil(len(source) / batch_size)
+    index_bytes = sum(
+        shard.index_bytes for shard_set in sets for shard in shard_set.manifest.shards
+    )
     lines.append(
-        f"epoch {epoch}, rank {rank} of {world_size}: {clips:,} clips in "
-        f"{-(-len(source) // batch_size):,} steps, {num_bytes:,} bytes in {num_requests:,} "
-        f"requests ({num_bytes // clips:,} and {num_requests / clips:.2f} a clip) and {index:,} "
-        f"bytes of index, from {len(shards)} shards"
+        f"epoch {epoch}, rank {rank} of {world_size}: {num_clips:,} clips in "
+        f"{num_steps:,} steps, {num_bytes:,} bytes in {num_requests:,} "
+        f"requests ({num_bytes // num_clips:,} and {num_requests / num_clips:.2f} a clip) and "
+        f"{index_bytes:,} bytes of index, from {len(shards_read)} shards"
     )
     return "\n".join(lines)
 
 
-def cost(shard_set: ShardSet, choice: Choice) -> tuple[int, int]:
-    """Bytes and requests that a clip will take from where its set lies."""
-    spans, _ = shard_set.spans(choice.row, sorted(set(choice.frames)))
+def clip_cost(shard_set: ShardSet, choice: Choice) -> ClipCost:
+    """Return the bytes and requests that a clip will take from where its set lies."""
+    frames = sorted(set(choice.frames))
+    spans, _ = shard_set.spans(choice.row, frames)
+    # the requests that `Storage.fetch` makes of these members
     starts, ends, _ = coalesce(spans, shard_set.gap(choice.row))
-    return sum(ends) - sum(starts), len(starts)
-
-
-def bench(
-    urls: Urls,
-    sampling: Sampling = "youtube_vos",
-    num_frames: int = 5,
-    batch_size: int = 2,
-    threads: int = 2,
-    seconds: float = 10.0,
-    device: Literal["cpu", "mixed"] = "cpu",
-) -> str:
-    """Measure how fast sets give clips to one process, decoded and augmented as published.
-
-    Args:
-        urls: Folders or URLs of the sets.
-        sampling: How clips are cut from videos; also says which augmentation.
-        num_frames: Of a clip.
-        batch_size: Clips of a step.
-        threads: Of DALI.
-        seconds: To measure for, after a first batch.
-        device: Where to decode; "mixed" needs a GPU.
-    """
-    from shards.stream.loader import ClipLoader
-
-    augmentation = {"youtube_vos": "video", "davis": "video"}.get(sampling, sampling)
-    loader = ClipLoader(
-        urls, num_frames=num_frames, batch_size=batch_size, sampling=SAMPLINGS[sampling],
-        augmentation=getattr(Augmentation, augmentation)(), threads=threads, device=device,
-    )  # fmt: skip
-    try:
-        stream = (batch for _ in iter(int, 1) for batch in loader)
-        next(stream)
-        begin, cpu, clips = time.perf_counter(), time.process_time(), 0
-        while (wall := time.perf_counter() - begin) < seconds:
-            clips += len(next(stream).keys)
-        if not clips:
-            raise ShardError(f"no batch came within {seconds} s; measure longer")
-        rate, cpu_ms = clips / wall, (time.process_time() - cpu) / clips * 1e3
-        speed = f"{rate:.1f} clips/s, {rate * num_frames:.1f} frames/s, {cpu_ms:.0f} CPU ms/clip"
-        told = (f"{name.replace('_', ' ')} {it:,.4g}" for name, it in loader.stats().items())
-        return f"{speed}\n{', '.join(told)}"
-    finally:
-        loader.close()
+    return ClipCost(num_bytes=sum(ends) - sum(starts), num_requests=len(starts))
