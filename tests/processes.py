@@ -4,10 +4,9 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
-from typing import Any
 from unittest.mock import patch
 
 SPAWNER = multiprocessing.get_context("forkserver")
@@ -16,39 +15,55 @@ SERVER = forkserver.ForkServer()
 SERVER.set_forkserver_preload(["train", "timm", "tests.processes"])
 
 
-def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+def fork(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """Start one process that has everything imported."""
     process = SPAWNER.Process(target=target, args=arguments)
+    # multiprocessing has no way to choose the server (Python 3.11): put ours in its place.
     with patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
         process.start()
     return process
 
 
-def start(count: int, target: Callable[..., None], *arguments: Any, **environment: str) -> Any:
-    """Start `count` processes of one group, each with one thread on the CPU."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"CUDA_VISIBLE_DEVICES": "", **environment}
-    if count > 1:
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
+def start(
+    num_processes: int, target: Callable[..., None], *arguments: object, **environment: str
+) -> list[BaseProcess]:
+    """Start processes of one group, each with one thread on the CPU."""
+    group_environment = {"CUDA_VISIBLE_DEVICES": "", **environment}
+    if num_processes > 1:
+        group_environment["MASTER_ADDR"] = "127.0.0.1"
+        group_environment["MASTER_PORT"] = str(free_port())
+        group_environment["WORLD_SIZE"] = str(num_processes)
     group = []
-    for rank in range(count):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
-        group.append(fork(_work, shared | own, target, arguments))
+    for rank in range(num_processes):
+        process_environment = dict(group_environment)
+        if num_processes > 1:
+            process_environment["RANK"] = str(rank)
+            process_environment["LOCAL_RANK"] = str(rank)
+        group.append(fork(_work, process_environment, target, arguments))
     return group
 
 
-def finish(group: list[BaseProcess], seconds: float = 300) -> list[int | None]:
-    """Wait for all; their exit codes."""
+def free_port() -> int:
+    """A port that nobody listens on; somebody else may take it before we do."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def finish(group: Sequence[BaseProcess], timeout_s: float = 300) -> list[int | None]:
+    """Wait for all, kill who takes too long; their exit codes."""
     for process in group:
-        process.join(seconds)
+        process.join(timeout_s)
         if process.is_alive():
             process.kill()
+            process.join()
     return [process.exitcode for process in group]
 
 
-def _work(environment: dict[str, str], target: Callable[..., None], arguments: Any) -> None:
+def _work(
+    environment: Mapping[str, str], target: Callable[..., None], arguments: Sequence[object]
+) -> None:
     import torch
 
     os.environ |= environment
@@ -57,7 +72,7 @@ def _work(environment: dict[str, str], target: Callable[..., None], arguments: A
 
 
 def train_with(*arguments: object) -> None:
-    """`train.py` with these arguments."""
+    """Run `train.py` with these arguments."""
     import train
 
     sys.argv = ["train.py", *map(str, arguments)]

@@ -16,66 +16,85 @@ from sgmg.training.matcher import Weights
 from sgmg.training.targets import Targets
 from tests.sgmg.training.test_matcher import guesses, perfect, square_targets
 
-MAIN = ["class", "box", "giou", "mask", "dice", "mask_low", "dice_low"]
+WEIGHTS = {"class": 2, "box": 5, "giou": 2, "mask": 2, "dice": 5, "mask_low": 2, "dice_low": 5}
 
 
-def layer(queries: int = 5, seed: int = 0, selected: tuple[int, int] = (3, 1)) -> LayerOutput:
-    chosen = torch.tensor([q % queries for q in selected])
-    every = guesses(queries, seed)
+def layer(num_queries: int = 5, seed: int = 0, selected: tuple[int, int] = (3, 1)) -> LayerOutput:
+    """Random output for `square_targets`."""
+    query_index = torch.tensor([query % num_queries for query in selected])
+    queries = guesses(num_queries, seed)
     return LayerOutput(
-        queries=every,
-        query_index=chosen,
-        low_mask_logits=every.low_mask_logits[torch.arange(2), :, chosen],
+        queries=queries,
+        query_index=query_index,
+        low_mask_logits=queries.low_mask_logits[torch.arange(2), :, query_index],
         mask_logits=torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)),
     )
 
 
-def with_queries(whole: LayerOutput, **changes: Tensor) -> LayerOutput:
-    return replace(whole, queries=replace(whole.queries, **changes))
+def with_class_logits(output: LayerOutput, class_logits: Tensor) -> LayerOutput:
+    return replace(output, queries=replace(output.queries, class_logits=class_logits))
 
 
 def right_layer(targets: Targets) -> LayerOutput:
-    right = layer()
-    perfect(right.queries, targets, (3, 1))
-    logits = torch.full((2, 3, 5), -10.0)
-    logits[0, :, 3] = logits[1, :, 1] = 10.0
-    logits[0, 1] = -10
-    masks = targets.masks * 20.0 - 10
-    right = with_queries(right, class_logits=logits)
-    return replace(right, mask_logits=masks, low_mask_logits=masks[..., 1::2, 1::2])
+    """Output that is as right as logits of 10 can be."""
+    output = layer()
+    perfect(output.queries, targets, (3, 1))
+    class_logits = torch.full((2, 3, 5), -10.0)
+    class_logits[0, :, 3] = 10.0
+    class_logits[1, :, 1] = 10.0
+    class_logits[0, 1] = -10.0  # the frame without the object
+    mask_logits = targets.masks * 20.0 - 10
+    return replace(
+        with_class_logits(output, class_logits),
+        mask_logits=mask_logits,
+        low_mask_logits=mask_logits[..., 1::2, 1::2],
+    )
 
 
-def part(whole: LayerOutput, targets: Targets, rows: slice) -> tuple[LayerOutput, Targets]:
+def part(output: LayerOutput, targets: Targets, rows: slice) -> tuple[LayerOutput, Targets]:
+    """Output and targets of some of the expressions."""
     queries = QueryOutput(
-        whole.queries.class_logits[rows], whole.queries.boxes_cxcywh[rows], lambda: torch.empty(0)
+        output.queries.class_logits[rows],
+        output.queries.boxes_cxcywh[rows],
+        lambda: torch.empty(0),
     )
-    fields = {k: v[rows] for k, v in vars(whole).items() if k != "queries"}
-    return (
-        LayerOutput(queries=queries, **fields),
-        Targets(**{k: v[rows] for k, v in vars(targets).items()}),
+    part_of_output = LayerOutput(
+        queries=queries,
+        query_index=output.query_index[rows],
+        low_mask_logits=output.low_mask_logits[rows],
+        mask_logits=output.mask_logits[rows],
     )
+    part_of_targets = Targets(
+        masks=targets.masks[rows],
+        boxes_cxcywh=targets.boxes_cxcywh[rows],
+        visible=targets.visible[rows],
+    )
+    return part_of_output, part_of_targets
 
 
 def test_terms_of_every_layer_are_there_and_total_is_their_weighted_sum() -> None:
-    terms = Criterion()(SgMgOutput(tuple(layer(seed=i) for i in range(3))), square_targets(), 5)
-    names = [*MAIN, *(f"{n}_{i}" for i in range(2) for n in MAIN)]
-    assert sorted(terms) == sorted(["total", *names])
-    weight = {"class": 2, "box": 5, "giou": 2, "mask": 2, "dice": 5, "mask_low": 2, "dice_low": 5}
-    total = sum(weight[n.removesuffix("_0").removesuffix("_1")] * terms[n].item() for n in names)
+    outputs = SgMgOutput(tuple(layer(seed=seed) for seed in range(3)))
+    terms = Criterion()(outputs, square_targets(), 5)
+    weights = {
+        name + suffix: weight for suffix in ("", "_0", "_1") for name, weight in WEIGHTS.items()
+    }
+    assert sorted(terms) == sorted(["total", *weights])
+    total = sum(weight * terms[name].item() for name, weight in weights.items())
     assert terms["total"].item() == pytest.approx(total, rel=1e-6)
 
 
+def test_a_term_knows_its_layer_and_weight() -> None:
+    outputs = SgMgOutput((layer(seed=1), layer(seed=2)))
+    terms = Criterion().terms(outputs, square_targets(), 5)
+    assert [(term.name, term.weight, term.layer) for term in terms] == [
+        *((f"{name}_0", weight, 0) for name, weight in WEIGHTS.items()),
+        *((name, weight, 1) for name, weight in WEIGHTS.items()),
+    ]
+
+
 def test_the_last_layer_is_the_main_one() -> None:
-    terms = Criterion()(
-        SgMgOutput(
-            (
-                layer(seed=1),
-                layer(seed=2),
-            )
-        ),
-        square_targets(),
-        1,
-    )
+    outputs = SgMgOutput((layer(seed=1), layer(seed=2)))
+    terms = Criterion()(outputs, square_targets(), 1)
     assert terms["mask"] == layer_terms(layer(seed=2), square_targets())["mask"]
     assert terms["mask_0"] == layer_terms(layer(seed=1), square_targets())["mask"]
 
@@ -89,66 +108,76 @@ def test_perfect_output_costs_next_to_nothing() -> None:
     assert all(0 <= value.item() < 1e-3 for value in terms.values()), terms
 
 
-def test_only_the_selected_query_of_visible_frames_is_positive() -> None:
+@pytest.mark.parametrize(
+    ("expression", "frame", "query"),
+    [
+        pytest.param(0, 1, 3, id="the object is absent"),
+        pytest.param(0, 0, 2, id="another query is selected"),
+        pytest.param(1, 2, 3, id="that of the other expression"),
+    ],
+)
+def test_only_the_selected_query_of_visible_frames_is_positive(
+    expression: int, frame: int, query: int
+) -> None:
     targets = square_targets()
     right = right_layer(targets)
-    for e, t, q in [(0, 1, 3), (0, 0, 2), (1, 2, 3)]:  # absent frame; queries not selected
-        logits = right.queries.class_logits.clone()
-        logits[e, t, q] = 10
-        wrong = layer_terms(with_queries(right, class_logits=logits), targets)["class"]
-        assert wrong > layer_terms(right, targets)["class"] + 5
+    class_logits = right.queries.class_logits.clone()
+    class_logits[expression, frame, query] = 10
+    wrong = with_class_logits(right, class_logits)
+    right_term = layer_terms(right, targets)["class"]
+    wrong_term = layer_terms(wrong, targets)["class"]
+    assert wrong_term > right_term + 5
 
 
-@pytest.mark.parametrize("queries", [1, 2, 5])
-def test_gradient_reaches_what_the_selected_query_said(queries: int) -> None:
-    output = layer(queries)
-    logits, boxes = output.queries.class_logits, output.queries.boxes_cxcywh
-    for tensor in (logits, boxes, output.mask_logits, output.low_mask_logits):
+@pytest.mark.parametrize("num_queries", [1, 2, 5])
+def test_gradient_reaches_what_the_selected_query_said(num_queries: int) -> None:
+    output = layer(num_queries)
+    class_logits = output.queries.class_logits
+    boxes = output.queries.boxes_cxcywh
+    leaves = (class_logits, boxes, output.mask_logits, output.low_mask_logits)
+    for tensor in leaves:
         tensor.requires_grad_()
     Criterion()(SgMgOutput((output,)), square_targets(), 5)["total"].backward()
-    for tensor in (logits, output.mask_logits, output.low_mask_logits):
+    for tensor in (class_logits, output.mask_logits, output.low_mask_logits):
         assert (tensor.grad != 0).all()
     touched = boxes.grad.ne(0).any(-1).any(1)  # [E, Q]
-    assert torch.equal(touched, torch.nn.functional.one_hot(output.query_index, queries).bool())
+    one_hot = torch.nn.functional.one_hot(output.query_index, num_queries)
+    assert torch.equal(touched, one_hot.bool())
 
 
-@pytest.mark.parametrize("name", ["class_logits", "boxes_cxcywh", "mask_logits", "low_mask_logits"])
-def test_a_term_that_is_not_finite_stops_and_is_named(name: str) -> None:
-    bad, good = layer(seed=1), layer(seed=2)
-    holder = bad if "mask" in name else bad.queries
-    getattr(holder, name)[0, 0, 3] = torch.nan
-    expected = {
-        "class_logits": ("class_0",),
-        "boxes_cxcywh": ("box_0", "giou_0"),
-        "mask_logits": ("mask_0", "dice_0"),
-        "low_mask_logits": ("mask_low_0", "dice_low_0"),
-    }
-    with pytest.raises(NonFiniteLossError, match=expected[name][0]) as stop:
-        Criterion()(
-            SgMgOutput(
-                (
-                    bad,
-                    good,
-                )
-            ),
-            square_targets(),
-            5,
-        )
-    assert stop.value.terms == expected[name]
+@pytest.mark.parametrize(
+    ("tensor_name", "expected"),
+    [
+        ("class_logits", ("class_0",)),
+        ("boxes_cxcywh", ("box_0", "giou_0")),
+        ("mask_logits", ("mask_0", "dice_0")),
+        ("low_mask_logits", ("mask_low_0", "dice_low_0")),
+    ],
+)
+def test_a_term_that_is_not_finite_stops_and_is_named(
+    tensor_name: str, expected: tuple[str, ...]
+) -> None:
+    bad = layer(seed=1)
+    good = layer(seed=2)
+    record = bad if "mask" in tensor_name else bad.queries
+    getattr(record, tensor_name)[0, 0, 3] = torch.nan
+    with pytest.raises(NonFiniteLossError, match=expected[0]) as stop:
+        Criterion()(SgMgOutput((bad, good)), square_targets(), 5)
+    assert stop.value.terms == expected
 
 
 def test_two_shares_average_to_the_whole_batch() -> None:
-    targets, whole = square_targets(), layer()
-    frames = count_visible([targets])
-    assert frames == 5
-    once = Criterion()(SgMgOutput((whole,)), targets, normaliser(frames))
+    targets = square_targets()
+    output = layer()
+    visible = count_visible([targets])
+    assert visible == 5
+    whole = Criterion()(SgMgOutput((output,)), targets, normaliser(visible))
     halves = []
     for rows in (slice(0, 1), slice(1, 2)):
-        outputs, goal = part(whole, targets, rows)
-        halves.append(
-            Criterion()(SgMgOutput((outputs,)), goal, normaliser(frames, num_micro_batches=2))
-        )
-    for name, value in once.items():
+        half_output, half_targets = part(output, targets, rows)
+        num_visible = normaliser(visible, num_micro_batches=2)
+        halves.append(Criterion()(SgMgOutput((half_output,)), half_targets, num_visible))
+    for name, value in whole.items():
         mean = (halves[0][name] + halves[1][name]) / 2
         torch.testing.assert_close(mean, value, rtol=1e-6, atol=0)
 
@@ -160,18 +189,26 @@ def test_normaliser_is_at_least_one_frame() -> None:
 
 
 def test_loss_is_float32_under_autocast() -> None:
-    whole = layer()
+    output = layer()
 
     def as_type(dtype: torch.dtype) -> SgMgOutput:
-        def cast(x: Tensor) -> Tensor:
-            return x.bfloat16().to(dtype)
+        """The same numbers, which bfloat16 can hold, in either type."""
 
-        queries = whole.queries
+        def cast(tensor: Tensor) -> Tensor:
+            return tensor.bfloat16().to(dtype)
+
         queries = QueryOutput(
-            cast(queries.class_logits), cast(queries.boxes_cxcywh), queries.compute_masks
+            cast(output.queries.class_logits),
+            cast(output.queries.boxes_cxcywh),
+            output.queries.compute_masks,
         )
-        masks = {k: cast(getattr(whole, k)) for k in ("mask_logits", "low_mask_logits")}
-        return SgMgOutput((LayerOutput(queries=queries, query_index=whole.query_index, **masks),))
+        cast_layer = LayerOutput(
+            queries=queries,
+            query_index=output.query_index,
+            low_mask_logits=cast(output.low_mask_logits),
+            mask_logits=cast(output.mask_logits),
+        )
+        return SgMgOutput((cast_layer,))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = Criterion()(as_type(torch.bfloat16), square_targets(), 5)
