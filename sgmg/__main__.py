@@ -7,7 +7,7 @@ python -m sgmg replay DUMP
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tyro
 
@@ -16,11 +16,23 @@ from sgmg.inference.command import predict
 from sgmg.published.convert import convert
 from sgmg.training.replay import replay
 
-COMMANDS = {it.__name__: it for it in (app, convert, predict, replay)}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "app": app,
+    "convert": convert,
+    "predict": predict,
+    "replay": replay,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the commands; 1 if a file, folder or setting is not what it should be."""
+    """Run one of the commands.
+
+    Args:
+        arguments: Of the command line; those of this process by default.
+
+    Returns:
+        Exit status: 1 if a file, folder or setting is not what it should be.
+    """
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m sgmg", args=arguments)
     except (ValueError, OSError) as error:

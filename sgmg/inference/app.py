@@ -3,20 +3,26 @@
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+import tyro
 
-from sgmg.inference.command import DEMO, check_expressions, masks_of, segment
+from sgmg.inference.command import DEMO, check_expressions
 from sgmg.inference.predictor import Predictor
-from sgmg.inference.video_io import Frames, frame_at, open_frames
+from sgmg.inference.segment_video import SegmentedVideo, segment_video
+from sgmg.inference.video_io import Frames, Pixels, frame_at, open_frames
 from sgmg.masks.overlay import PALETTE
+
+if TYPE_CHECKING:
+    import gradio
 
 ABOUT = "# What do you see?\nA video, an expression a line: the masks of what they name."
 EXAMPLE = "the person\nthe animal on the left"
-HOUR = 3600  # seconds a result is kept
+RESULT_LIFETIME_S = 3600
+CONTINUITY = 0.3  # as the command `predict` has it by default
 
 
 def app(
@@ -25,7 +31,7 @@ def app(
     host: str = "127.0.0.1",
     port: int = 7860,
     upload_mb: int = 200,
-    most_frames: int = 900,
+    max_frames: Annotated[int, tyro.conf.arg(name="most-frames")] = 900,
     window: int = 16,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
@@ -37,109 +43,183 @@ def app(
         host: address to listen on; the default can be reached from this computer only.
         port: port to listen on.
         upload_mb: largest upload, in megabytes.
-        most_frames: longest video, in frames.
+        max_frames: longest video, in frames.
         window: frames looked at together; memory grows with it.
         device: where the network runs.
     """
-    predictor = Predictor.load(checkpoint, device, window=window, continuity=0.3)
-    page = build_page(predictor, videos, most_frames)
+    predictor = Predictor.load(checkpoint, device, window=window, continuity=CONTINUITY)
+    page = build_page(predictor, videos, max_frames)
     page.launch(server_name=host, server_port=port, max_file_size=f"{upload_mb}mb", share=False)
 
 
+@dataclass(frozen=True)
+class PageResult:
+    """A segmented video that a visitor looks at; all its files lie in one temporary folder.
+
+    Attributes:
+        folder: The temporary folder.
+        frames: The visitor's video.
+        expressions: E expressions.
+        video: Overlay, masks and scores.
+        archive: Zip of the masks.
+    """
+
+    folder: Path
+    frames: Frames
+    expressions: list[str]
+    video: SegmentedVideo
+    archive: Path
+
+    def overlay_frame(self, index: int) -> Pixels:
+        """A frame of the overlay, RGB [H, W, 3]."""
+        return frame_at(self.video.overlay, index, self.frames.rate)
+
+    def delete(self) -> None:
+        """Remove all files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 def segment_upload(
-    predictor: Predictor, path: Path, lines: str, most_frames: int, progress: Callable[..., Any]
-) -> tuple[Frames, Path, list[str], list[list[float]]]:
-    """Segment a file into a folder of its own.
+    predictor: Predictor,
+    path: Path,
+    lines: str,
+    max_frames: int,
+    progress: Callable[[tuple[int, int]], object],
+) -> PageResult:
+    """Segment a file into a temporary folder.
 
     Args:
         predictor: With a window.
-        path: The file.
-        lines: An expression each.
-        most_frames: Longer videos are refused.
-        progress: Called with ``(done, all)``.
-
-    Returns:
-        The frames, the overlay's file, the expressions, and their scores, one list a frame.
+        path: Video or image of the visitor.
+        lines: An expression a line.
+        max_frames: Longer videos are refused.
+        progress: Called with the numbers of frames done and to do.
 
     Raises:
-        ValueError: It cannot be; the message is for the visitor.
+        ValueError: The video or an expression cannot be used; the message is for the visitor.
     """
-    texts = list(dict.fromkeys(line.strip() for line in lines.splitlines() if line.strip()))
-    check_expressions(texts)
-    if len(texts) > len(PALETTE):
-        raise ValueError(f"{len(texts)} expressions: at most {len(PALETTE)} at a time")
+    stripped_lines = [line.strip() for line in lines.splitlines()]
+    # An expression that stands there twice is answered once; a dict keeps the order.
+    expressions = list(dict.fromkeys(line for line in stripped_lines if line))
+    check_expressions(expressions)
+    if len(expressions) > len(PALETTE):
+        raise ValueError(f"{len(expressions)} expressions: at most {len(PALETTE)} at a time")
     frames = open_frames(path)
-    if frames.count > most_frames:
-        raise ValueError(f"{path.name} has {frames.count} frames, at most {most_frames}: cut it")
+    if frames.num_frames > max_frames:
+        raise ValueError(
+            f"{path.name} has {frames.num_frames} frames, at most {max_frames}: cut it"
+        )
 
-    def tell(number: int) -> None:
-        progress((number + 1, frames.count or most_frames))
+    def report_frame(index: int) -> None:
+        progress((index + 1, frames.num_frames or max_frames))
 
     folder = Path(tempfile.mkdtemp(prefix="sgmg-"))
     try:
-        overlay, scores = segment(
-            predictor, frames, texts, folder / "overlay.mp4", progress=tell, most_frames=most_frames
+        video = segment_video(
+            predictor,
+            frames,
+            expressions,
+            folder / "overlay.mp4",
+            progress=report_frame,
+            max_frames=max_frames,
         )
-        shutil.make_archive(str(folder / "masks"), "zip", masks_of(overlay))
-    except BaseException:
+        archive = shutil.make_archive(str(folder / "masks"), "zip", video.masks)
+    except BaseException:  # also if the server is stopped meanwhile
         shutil.rmtree(folder)
         raise
-    return frames, overlay, texts, scores
+    return PageResult(folder, frames, expressions, video, Path(archive))
 
 
-def build_page(predictor: Predictor, videos: Path | None, most_frames: int) -> Any:
-    """Lay out the page: a `gradio.Blocks`, not yet served.
+def build_page(predictor: Predictor, videos: Path | None, max_frames: int) -> "gradio.Blocks":
+    """Lay out the page, which is not yet served.
 
     Raises:
         ValueError: Gradio is not installed, or there is no folder to pick from.
     """
     try:
         import gradio as gr
-        import pandas as pd
     except ImportError:
         raise ValueError("the page needs Gradio: pip install 'sgmg-on-shards[app]'") from None
-    if videos and not videos.is_dir():
-        raise ValueError(f"--videos {videos}: no such folder")
-    choices = {it.name: it for it in sorted(videos.iterdir()) if it.is_file()} if videos else {}
-    progress = gr.Progress()
+    choices = _files_by_name(videos)
+    progress_bar = gr.Progress()
 
-    def run(upload: str | None, picked: str | None, lines: str, progress: Any = progress) -> Any:
-        path = Path(upload) if upload else choices.get(picked or "")
+    # Gradio 6.31 fills in a progress bar where a parameter has one as its default.
+    def on_segment(
+        upload: str | None,
+        choice: str | None,
+        lines: str,
+        progress: gr.Progress = progress_bar,
+    ) -> tuple[PageResult, Pixels, gr.Slider, gr.LinePlot, list[str]]:
+        path = Path(upload) if upload else choices.get(choice or "")
+        if path is None:
+            raise gr.Error("no video: upload one, or pick one", duration=None)
         try:
-            if path is None:
-                raise ValueError("no video: upload one, or pick one")
-            made = segment_upload(predictor, path, lines, most_frames, progress)
+            result = segment_upload(predictor, path, lines, max_frames, progress)
         except (ValueError, OSError) as error:
-            where = f"{path and path.parent}/"  # that the server keeps it there is not said
-            raise gr.Error(str(error).replace(where, ""), duration=None) from None
-        frames, overlay, texts, scores = made
-        plot = pd.DataFrame(scores, columns=texts).rename_axis("frame").reset_index()
-        plot = plot.melt("frame", var_name="expression", value_name="score")
-        colours = {t: f"rgb{colour}" for t, colour in zip(texts, PALETTE, strict=False)}
-        plot = gr.LinePlot(plot, color_map=colours)
-        show = partial(frame_at, overlay, rate=frames.rate)
-        slider = gr.Slider(0, max(len(scores) - 1, 1), 0, step=1)
-        return show, show(0), slider, plot, [str(overlay), str(overlay.with_name("masks.zip"))]
+            # Where the server keeps uploads is none of the visitor's business.
+            message = str(error).replace(f"{path.parent}/", "")
+            raise gr.Error(message, duration=None) from None
+        last_index = len(result.video.scores) - 1
+        return (
+            result,
+            result.overlay_frame(0),
+            gr.Slider(0, max(last_index, 1), 0, step=1),
+            _score_plot(result),
+            [str(result.video.overlay), str(result.archive)],
+        )
 
-    def forget(show: Any) -> None:
-        if show:
-            shutil.rmtree(show.args[0].parent, ignore_errors=True)
+    def on_frame(result: PageResult | None, index: float) -> Pixels | None:
+        return result.overlay_frame(int(index)) if result else None
 
-    with gr.Blocks(title="SgMg", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-        show = gr.State(None, time_to_live=HOUR, delete_callback=forget)
+    def on_expiry(result: PageResult | None) -> None:
+        if result:
+            result.delete()
+
+    cache_times_s = (RESULT_LIFETIME_S, RESULT_LIFETIME_S)  # between cleanings, of a file
+    with gr.Blocks(title="SgMg", analytics_enabled=False, delete_cache=cache_times_s) as page:
+        result = gr.State(None, time_to_live=RESULT_LIFETIME_S, delete_callback=on_expiry)
         gr.Markdown(ABOUT)
         with gr.Row():
             with gr.Column():
                 upload = gr.File(label="Video or image", elem_id="upload")
-                picked = gr.Dropdown([*choices], value=None, label="or pick", visible=bool(choices))
-                texts = gr.Textbox(EXAMPLE, lines=3, label="Expressions", elem_id="texts")
+                choice = gr.Dropdown([*choices], value=None, label="or pick", visible=bool(choices))
+                lines = gr.Textbox(EXAMPLE, lines=3, label="Expressions", elem_id="expressions")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 files = gr.File(label="Overlay and masks", file_count="multiple", elem_id="files")
             with gr.Column(scale=2):
                 image = gr.Image(show_label=False, elem_id="image")
                 slider = gr.Slider(0, 1, 0, step=1, label="Frame", elem_id="frame")
                 plot = gr.LinePlot(x="frame", y="score", color="expression", y_lim=[0, 1])
-        outputs = [show, image, slider, plot, files]
-        button.click(run, [upload, picked, texts], outputs, api_name="segment")
-        slider.change(lambda show, t: show and show(int(t)), [show, slider], image)
+        outputs = [result, image, slider, plot, files]
+        button.click(on_segment, [upload, choice, lines], outputs, api_name="segment")
+        slider.change(on_frame, [result, slider], image)
     return page
+
+
+def _files_by_name(folder: Path | None) -> dict[str, Path]:
+    """Files that visitors may pick from, by the name they see.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise ValueError(f"--videos {folder}: no such folder")
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def _score_plot(result: PageResult) -> "gradio.LinePlot":
+    """Scores over the frames, a line an expression in the colour of its masks."""
+    # Here, as only the page needs them: both come with the extra `app`.
+    import gradio as gr
+    import pandas as pd
+
+    table = pd.DataFrame(result.video.scores, columns=result.expressions)
+    table = table.rename_axis("frame").reset_index()
+    # From a column an expression to a row a frame and expression, as the plot wants it.
+    rows = table.melt("frame", var_name="expression", value_name="score")
+    colours = {}
+    for expression, colour in zip(result.expressions, PALETTE, strict=False):
+        colours[expression] = f"rgb{colour}"
+    return gr.LinePlot(rows, color_map=colours)

@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sgmg.inference.app import build_page, segment_upload
-from sgmg.inference.command import masks_of
 from sgmg.inference.predictor import Predictor
 from sgmg.inference.video_io import open_frames
 from tests.debian import MissingError, install
-from tests.sgmg.inference.test_video_io import write_sound, write_video
+from tests.sgmg.inference.videos import NUM_FRAMES, write_sound, write_video
 from tests.sgmg.tiny import EXPRESSIONS, tiny_model
 
 GENUINE = ["cutie_example", "sam2_bedroom", "sam2_gallery_01_dog", "sam2_gallery_05_default_juggle"]
-PATIENCE = 1000 * int(os.environ.get("SGMG_PATIENCE", "60"))  # milliseconds
+TIMEOUT_MS = 1000 * int(os.environ.get("SGMG_PATIENCE", "60"))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A good video, a bad one, a long one; `pick` holds what may be picked."""
     folder = tmp_path_factory.mktemp("videos")
     write_video(folder / "good.mp4", (64, 96))
-    write_video(folder / "long.mp4", frames=30)
+    write_video(folder / "long.mp4", num_frames=30)
     write_sound(folder / "sound.mp4")
     (folder / "pick").mkdir()
     shutil.copy(folder / "good.mp4", folder / "pick/example.mp4")
@@ -71,37 +71,39 @@ def browser() -> Iterator[Any]:
 
 def test_a_visitor_segments_a_video(address: str, browser: Any, folder: Path) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT_MS)
     page.goto(address)
     page.locator("#segment").click()
     page.get_by_text("no video: upload one, or pick one").wait_for()
-    for name, said in (("sound.mp4", "sound.mp4 holds no video"), ("long.mp4", "at most 20")):
+    refusals = (("sound.mp4", "sound.mp4 holds no video"), ("long.mp4", "at most 20"))
+    for name, message in refusals:
         page.locator("#upload input[type=file]").set_input_files(folder / name)
         page.locator("#upload").get_by_text(name.partition(".")[0]).first.wait_for()
         page.locator("#segment").click()
-        page.get_by_text(said).first.wait_for()
+        page.get_by_text(message).first.wait_for()
         assert page.get_by_text(tempfile.gettempdir()).count() == 0
         page.locator("#upload").get_by_label("Clear").first.click()
     page.locator("#upload input[type=file]").set_input_files(folder / "good.mp4")
     page.locator("#upload").get_by_text("good").first.wait_for()
-    page.locator("#texts textarea").fill("\n".join(EXPRESSIONS[:2]))
+    page.locator("#expressions textarea").fill("\n".join(EXPRESSIONS[:2]))
     page.locator("#segment").click()
     page.locator("#files").get_by_text("masks").first.wait_for()
-    shown = page.locator("#image img")
-    shown.wait_for()
-    first = shown.get_attribute("src")
+    image = page.locator("#image img")
+    image.wait_for()
+    first_source = image.get_attribute("src")
     page.locator("#frame input[type=number]").fill("7")
     page.locator("#frame input[type=number]").press("Enter")
     page.wait_for_function(
-        "src => document.querySelector('#image img').getAttribute('src') != src", arg=first
+        "src => document.querySelector('#image img').getAttribute('src') != src", arg=first_source
     )
     page.get_by_text(EXPRESSIONS[0]).first.wait_for()
     with page.expect_download() as download:
         page.locator("#files a[download]").first.click()
     assert Path(download.value.path()).stat().st_size > 500
-    if place := os.environ.get("SGMG_SCREENSHOT"):
-        page.wait_for_timeout(1500)
-        page.screenshot(path=place, full_page=True)
+    screenshot = os.environ.get("SGMG_SCREENSHOT")
+    if screenshot:
+        page.wait_for_timeout(1500)  # the plot moves until then
+        page.screenshot(path=screenshot, full_page=True)
     page.close()
 
 
@@ -110,52 +112,77 @@ def test_a_visitor_segments_a_video(address: str, browser: Any, folder: Path) ->
 def test_a_genuine_video_is_segmented(
     name: str, shared: Path, predictor: Predictor, request: pytest.FixtureRequest
 ) -> None:
-    if checkpoint := os.environ.get("SGMG_CHECKPOINT"):
+    checkpoint = os.environ.get("SGMG_CHECKPOINT")
+    if checkpoint:
         predictor = Predictor.load(checkpoint, "cpu", short_side=144, window=16, continuity=0.3)
-    video, told = shared / f"realdata/own_video/{name}.mp4", []
-    frames, overlay, texts, scores = segment_upload(
-        predictor, video, "a person\nthe one on the left", 900, told.append
-    )
-    request.addfinalizer(lambda: shutil.rmtree(overlay.parent))
-    count = sum(1 for _ in frames)
-    assert len(scores) == len(told) == count == sum(1 for _ in open_frames(overlay))
-    assert all(len(row) == len(texts) == 2 and 0 <= min(row) <= max(row) <= 1 for row in scores)
-    with zipfile.ZipFile(overlay.with_name("masks.zip")) as masks:
-        assert sum(it.endswith(".png") for it in masks.namelist()) == 2 * count
-    codes = json.loads((masks_of(overlay) / "masks.json").read_text())
-    assert codes["frames"][-1]["segmentations"][0]["size"] == [*next(iter(frames)).shape[:2]]
+    path = shared / f"realdata/own_video/{name}.mp4"
+    steps: list[tuple[int, int]] = []
+    result = segment_upload(predictor, path, "a person\nthe one on the left", 900, steps.append)
+    request.addfinalizer(result.delete)
+    num_frames = sum(1 for _ in result.frames)
+    scores = result.video.scores
+    assert len(scores) == len(steps) == num_frames
+    assert num_frames == sum(1 for _ in open_frames(result.video.overlay))
+    for row in scores:
+        assert len(row) == len(result.expressions) == 2
+        assert 0 <= min(row) <= max(row) <= 1
+    with zipfile.ZipFile(result.archive) as archive:
+        assert sum(file.endswith(".png") for file in archive.namelist()) == 2 * num_frames
+    document = json.loads((result.video.masks / "masks.json").read_text())
+    size = [*next(iter(result.frames)).shape[:2]]
+    assert document["frames"][-1]["segmentations"][0]["size"] == size
 
 
-def post(address: str, path: str, body: bytes, kind: str) -> str:
-    request = urllib.request.Request(f"{address}{path}", body, {"Content-Type": kind})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return answer.read().decode()
+def test_a_result_shows_its_frames_until_it_is_deleted(predictor: Predictor, folder: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    lines = f"{EXPRESSIONS[0]}\n\n  {EXPRESSIONS[1]} \n{EXPRESSIONS[0]}\n"
+    result = segment_upload(predictor, folder / "good.mp4", lines, 20, steps.append)
+    assert result.expressions == list(EXPRESSIONS[:2])
+    assert steps == [(index + 1, NUM_FRAMES) for index in range(NUM_FRAMES)]
+    assert np.shape(result.video.scores) == (NUM_FRAMES, 2)
+    first, last = result.overlay_frame(0), result.overlay_frame(NUM_FRAMES - 1)
+    assert first.shape == last.shape == (64, 96, 3)
+    assert not np.array_equal(first, last)
+    assert result.video.overlay.is_relative_to(result.folder)
+    assert result.archive.is_relative_to(result.folder)
+    result.delete()
+    assert not result.folder.exists()
+
+
+def post(address: str, path: str, body: bytes, content_type: str) -> str:
+    """What the server answers."""
+    headers = {"Content-Type": content_type}
+    request = urllib.request.Request(f"{address}{path}", body, headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return response.read().decode()
 
 
 def upload(address: str, name: str, content: bytes) -> str:
     """Path at which the server keeps an upload."""
-    mark = b"--frontier"
+    boundary = b"--frontier"
     head = f'\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
-    body = mark + head + content + b"\r\n" + mark + b"--\r\n"
-    kind = "multipart/form-data; boundary=frontier"
-    return json.loads(post(address, "gradio_api/upload", body, kind))[0]
+    body = boundary + head + content + b"\r\n" + boundary + b"--\r\n"
+    content_type = "multipart/form-data; boundary=frontier"
+    return json.loads(post(address, "gradio_api/upload", body, content_type))[0]
 
 
 def segment_path(address: str, path: str) -> str:
     """What the server's events say to a request that names a file."""
     data = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "a dog"]}
-    called = post(address, "gradio_api/call/segment", json.dumps(data).encode(), "application/json")
-    event = json.loads(called)["event_id"]
-    with urllib.request.urlopen(f"{address}gradio_api/call/segment/{event}", timeout=60) as answer:
-        return answer.read().decode()
+    body = json.dumps(data).encode()
+    call = post(address, "gradio_api/call/segment", body, "application/json")
+    event = json.loads(call)["event_id"]
+    url = f"{address}gradio_api/call/segment/{event}"
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return response.read().decode()
 
 
 @pytest.mark.parametrize(
     "name", ["../../../evil.mp4", "..\\..\\evil.mp4", "/etc/evil.mp4", "%2e%2e%2fevil.mp4", "..mp4"]
 )
 def test_uploads_stay_in_their_folder(address: str, name: str) -> None:
-    kept = Path(upload(address, name, b"no video")).resolve()
-    assert kept.is_relative_to(Path(tempfile.gettempdir()).resolve() / "gradio")
+    stored = Path(upload(address, name, b"no video")).resolve()
+    assert stored.is_relative_to(Path(tempfile.gettempdir()).resolve() / "gradio")
     assert not list(Path(tempfile.gettempdir()).glob("*evil*"))
 
 
@@ -176,28 +203,29 @@ def test_requests_reach_no_other_file(address: str, folder: Path, tmp_path: Path
 def test_only_this_computer_is_served_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     from sgmg.inference import app
 
-    told: dict[str, Any] = {}
+    launch_settings: dict[str, object] = {}
 
     class Page:
-        def launch(self, **settings: Any) -> None:
-            told.update(settings)
+        def launch(self, **settings: object) -> None:
+            launch_settings.update(settings)
 
     monkeypatch.setattr(app.Predictor, "load", lambda *_, **__: None)
     monkeypatch.setattr(app, "build_page", lambda *_: Page())
     app.app()
-    assert told["server_name"] == "127.0.0.1"
-    assert told["share"] is False
-    assert told["max_file_size"] == "200mb"
+    assert launch_settings["server_name"] == "127.0.0.1"
+    assert launch_settings["share"] is False
+    assert launch_settings["max_file_size"] == "200mb"
 
 
 def test_a_refused_upload_leaves_nothing(predictor: Predictor, folder: Path) -> None:
     before = set(Path(tempfile.gettempdir()).glob("sgmg-*"))
-    for name, lines, said in (
+    refusals = (
         ("sound.mp4", "a dog", "holds no video"),
         ("long.mp4", "a dog", "at most 20"),
         ("good.mp4", " \n", "no expressions"),
         ("good.mp4", "\n".join(map(str, range(15))), "15 expressions: at most 14"),
-    ):
-        with pytest.raises(ValueError, match=said):
+    )
+    for name, lines, message in refusals:
+        with pytest.raises(ValueError, match=message):
             segment_upload(predictor, folder / name, lines, 20, print)
     assert set(Path(tempfile.gettempdir()).glob("sgmg-*")) == before
