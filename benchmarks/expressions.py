@@ -14,7 +14,8 @@ import argparse
 import json
 import resource
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,25 +24,54 @@ from sgmg import SgMg, SgMgConfig, best_query, every_query
 from sgmg.network.outputs import VisualFeatures
 from sgmg.network.tokenizer import train_tokenizer
 
-TEXTS = [
+HEIGHT_PX = 192
+WIDTH_PX = 320
+COUNTS = (1, 2, 4, 8, 16)  # numbers of expressions that are measured
+EXPRESSIONS = [
     f"{size} {thing} on the {side}"
     for size in ("a small", "the large")
     for thing in ("dog", "cat", "red car", "person who is walking")
     for side in ("left", "right")
 ]
+# RoBERTa-base; the vocabulary is of its size, though the tokens come from a small tokenizer.
 ROBERTA = {
     "model_type": "roberta",
-    **{"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12},
-    **{"num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514},
-    **{"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+    "vocab_size": 50265,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
 }
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is measured of one network.
+
+    Attributes:
+        ratios: Time of the shared pass over that of the loop, by number of expressions.
+        logit_difference: Largest difference of mask logits between the two.
+        pixels_changed: Mask pixels that differ with the most expressions.
+        bit_equal: Whether the last expression alone gives the bits of the shared pass; None where
+            expressions share a step, which rounds differently.
+    """
+
+    ratios: dict[str, float]
+    logit_difference: float
+    pixels_changed: int
+    bit_equal: bool | None
 
 
 def build(size: str) -> SgMg:
     """A network of published size with random weights that answer differently to each query."""
     torch.manual_seed(0)
     config = SgMgConfig(backbone=f"video_swin_{size}", text_model=None, text_config=ROBERTA)
-    model = SgMg(config, tokenizer=train_tokenizer(TEXTS)).eval()
+    model = SgMg(config, tokenizer=train_tokenizer(EXPRESSIONS)).eval()
     with torch.no_grad():
         for head in (*model.class_heads, *model.box_heads):
             for parameter in head.parameters():
@@ -49,59 +79,77 @@ def build(size: str) -> SgMg:
     return model
 
 
-def batched(texts: list[str], count: int) -> list[list[str]]:
-    """As `itertools.batched` of Python 3.12."""
-    return [texts[first : first + count] for first in range(0, len(texts), count)]
+def segment_alone(model: SgMg, clip: Tensor, padding: Tensor, expression: str) -> Tensor:
+    """Mask logits [T, H, W] by the published procedure."""
+    output = model(clip, padding, [expression], every_query, every_layer=True)
+    query = best_query(output.queries)[0]
+    return output.mask_logits[0, :, query]
 
 
-def refer(model: SgMg, visual: VisualFeatures, texts: list[str]) -> Tensor:
+def segment_together(
+    model: SgMg, clip: Tensor, padding: Tensor, expressions: Sequence[str], at_once: int
+) -> Tensor:
+    """Mask logits [E, T, H, W] from one visual pass."""
+    visual = model.encode_video(clip, padding)
+    mask_logits = [
+        segment_step(model, visual, expressions[first : first + at_once])
+        for first in range(0, len(expressions), at_once)
+    ]
+    return torch.cat(mask_logits)
+
+
+def segment_step(model: SgMg, visual: VisualFeatures, expressions: Sequence[str]) -> Tensor:
     """Mask logits [E, T, H, W] of expressions that share a step."""
-    index = torch.zeros(len(texts), dtype=torch.long)
-    tokens = model.tokenize(texts)
-    return model.segment(visual, tokens, best_query, index, every_layer=False).mask_logits
+    clip_index = torch.zeros(len(expressions), dtype=torch.long)
+    tokens = model.tokenize(expressions)
+    output = model.segment(visual, tokens, best_query, clip_index, every_layer=False)
+    return output.mask_logits
 
 
 @torch.inference_mode()
-def measure(size: str, frames: int, most: int, at_once: int) -> dict[str, Any]:
-    """Ratios by N, and the largest difference of logits."""
+def measure(size: str, num_frames: int, max_expressions: int, at_once: int) -> Figures:
+    """Time the loop and the shared pass, and compare their masks."""
     model = build(size)
-    clip = torch.randn(1, frames, 3, 192, 320)
-    padding = torch.zeros(1, 192, 320, dtype=torch.bool)
-    counts = [n for n in (1, 2, 4, 8, 16) if n <= most]
-    spent, loop, difference, changed = 0.0, [], 0.0, 0
+    clip = torch.randn(1, num_frames, 3, HEIGHT_PX, WIDTH_PX)
+    padding = torch.zeros(1, HEIGHT_PX, WIDTH_PX, dtype=torch.bool)
+    model(clip, padding, EXPRESSIONS[:1], best_query)  # what is built on first use
+    loop_s = 0.0
+    loop_logits: list[Tensor] = []
     ratios = {}
-    model(clip, padding, TEXTS[:1], best_query)  # what is built on first use
-    for number in range(counts[-1]):
+    difference = 0.0
+    pixels_changed = 0
+    counts = [count for count in COUNTS if count <= max_expressions]
+    for expression in EXPRESSIONS[: counts[-1]]:
         start = time.perf_counter()
-        output = model(clip, padding, [TEXTS[number]], every_query, every_layer=True)
-        spent += time.perf_counter() - start
-        best = best_query(output.queries)
-        loop.append(output.mask_logits[0, :, best[0]])
-        if number + 1 not in counts:
+        loop_logits.append(segment_alone(model, clip, padding, expression))
+        loop_s += time.perf_counter() - start
+        count = len(loop_logits)
+        if count not in counts:
             continue
         start = time.perf_counter()
-        visual = model.encode_video(clip, padding)
-        shared = torch.cat(
-            [refer(model, visual, some) for some in batched(TEXTS[: number + 1], at_once)]
-        )
-        seconds = time.perf_counter() - start
-        difference = max(difference, float((shared - torch.stack(loop)).abs().max()))
-        changed = int(((shared > 0) != (torch.stack(loop) > 0)).sum())
-        ratios[str(number + 1)] = round(seconds / spent, 3)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        shared = segment_together(model, clip, padding, EXPRESSIONS[:count], at_once)
+        shared_s = time.perf_counter() - start
+        loop = torch.stack(loop_logits)
+        difference = max(difference, float((shared - loop).abs().max()))
+        pixels_changed = int(((shared > 0) != (loop > 0)).sum())
+        ratio = shared_s / loop_s
+        ratios[str(count)] = round(ratio, 3)
+        peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux tells KiB
         print(
-            f"{size}  N {number + 1:2d}  loop {spent:7.2f} s  shared {seconds:7.2f} s  ratio "
-            f"{seconds / spent:.3f}  peak {peak:.2f} GiB",
+            f"{size}  N {count:2d}  loop {loop_s:7.2f} s  shared {shared_s:7.2f} s  ratio "
+            f"{ratio:.3f}  peak {peak_gib:.2f} GiB",
             flush=True,
         )
-    scale = max(float(logits.abs().max()) for logits in loop)
+    largest_logit = max(float(logits.abs().max()) for logits in loop_logits)
     print(
-        f"{size}  logits up to {scale:.1f} differ by {difference:.1e}, {changed} of "
+        f"{size}  logits up to {largest_logit:.1f} differ by {difference:.1e}, {pixels_changed} of "
         f"{shared.numel():,} mask pixels"
     )
-    alone = model(clip, padding, TEXTS[number : number + 1], best_query, every_layer=False)
-    same = torch.equal(shared[-1], alone.mask_logits[0]) if at_once == 1 else None
-    return {"ratio": ratios, "logit": difference, "changed": changed, "same": same}
+    bit_equal = None
+    if at_once == 1:
+        alone = model(clip, padding, [expression], best_query, every_layer=False)
+        bit_equal = torch.equal(shared[-1], alone.mask_logits[0])
+    return Figures(ratios, difference, pixels_changed, bit_equal)
 
 
 def main() -> None:
@@ -112,12 +160,13 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=16)
     parser.add_argument("--at-once", type=int, default=1)
     settings = parser.parse_args()
-    how = (settings.frames, settings.most, settings.at_once)
-    found = {size: measure(size, *how) for size in settings.sizes}
-    result: dict[str, Any] = {size: it["ratio"] for size, it in found.items()}
-    result["max_abs_logit"] = max(it["logit"] for it in found.values())
-    result["pixels_changed"] = {size: it["changed"] for size, it in found.items()}
-    result["bit_equal_to_one_by_one"] = all(it["same"] for it in found.values())
+    figures = {}
+    for size in settings.sizes:
+        figures[size] = measure(size, settings.frames, settings.most, settings.at_once)
+    result: dict[str, object] = {size: row.ratios for size, row in figures.items()}
+    result["max_abs_logit"] = max(row.logit_difference for row in figures.values())
+    result["pixels_changed"] = {size: row.pixels_changed for size, row in figures.items()}
+    result["bit_equal_to_one_by_one"] = all(row.bit_equal for row in figures.values())
     print(json.dumps(result))
 
 
