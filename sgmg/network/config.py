@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+# `Any`: a Hugging Face configuration as JSON; its entries depend on the text model.
+TextConfig = dict[str, Any]
+
+MASK_CHANNELS = 16  # pixels of a cell's patch, 4x4
+
 
 @dataclass(frozen=True, kw_only=True)
 class SgMgConfig:
@@ -35,7 +40,7 @@ class SgMgConfig:
 
     backbone: str = "video_swin_t"
     text_model: str | None = "FacebookAI/roberta-base"
-    text_config: dict[str, Any] | None = None
+    text_config: TextConfig | None = None
     hidden: int = 256
     heads: int = 8
     encoder_layers: int = 4
@@ -43,7 +48,7 @@ class SgMgConfig:
     feedforward: int = 2048
     points: int = 4
     queries: int = 5
-    mask_channels: int = 16
+    mask_channels: int = MASK_CHANNELS
     coordinate_scale: float = 1.0
     identity_start: bool = False
     dropout: float = 0.1
@@ -57,26 +62,40 @@ class SgMgConfig:
         Raises:
             ValueError: a size does not fit the others; the message names the setting.
         """
-        positive = ("hidden", "heads", "encoder_layers", "decoder_layers", "feedforward")
-        for name in (*positive, "points", "queries", "mask_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        counts = {
+            "hidden": self.hidden,
+            "heads": self.heads,
+            "encoder_layers": self.encoder_layers,
+            "decoder_layers": self.decoder_layers,
+            "feedforward": self.feedforward,
+            "points": self.points,
+            "queries": self.queries,
+            "mask_channels": self.mask_channels,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}={count}: must be at least 1")
         if self.hidden % 32 or self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden}: must be a multiple of 32 and of {self.heads=}")
-        if self.mask_channels != 16:
+        if self.mask_channels != MASK_CHANNELS:
             raise ValueError(f"mask_channels={self.mask_channels}: a cell's patch is 4x4, so 16")
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1)")
+        rates = {"dropout": self.dropout, "drop_path": self.drop_path}
+        for name, rate in rates.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}={rate}: must lie in [0, 1)")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SgMgConfig":
         """The reverse of `dataclasses.asdict`.
 
+        Args:
+            values: settings by name, as read from JSON (hence `Any`).
+
         Raises:
             ValueError: a name is no setting of this version, or a value does not fit.
         """
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
             raise ValueError(f"unknown network settings {unknown}; known are {sorted(known)}")
         return cls(**values)

@@ -1,29 +1,19 @@
-"""Words and sentences of expressions, from any Hugging Face text model."""
+"""Features of the words of an expression and of its whole, from any Hugging Face text model."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 import transformers
 from einops import reduce
 from torch import Tensor, nn
 
-from sgmg.network.tokenizer import Tokenizer, Tokens, load_tokenizer
+from sgmg.network.config import TextConfig
+from sgmg.network.tokenizer import Tokenizer, Tokens, load_tokenizer, tokenize
 
-
-def projection(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Linear, norm, dropout: from the text model's width to the network's, [..., width | hidden].
-
-    Args:
-        width: Channels of the text model.
-        hidden: Channels of the network.
-        dropout: Rate.
-    """
-    norm = nn.LayerNorm(hidden, eps=1e-12)
-    parts = {"fc": nn.Linear(width, hidden), "layer_norm": norm, "dropout": nn.Dropout(dropout)}
-    return nn.Sequential(OrderedDict(parts))
+# Text models that count positions from behind the number of the padding token.
+POSITIONS_BEHIND_PADDING = ("roberta", "camembert")
 
 
 class TextEncoder(nn.Module):
@@ -31,7 +21,7 @@ class TextEncoder(nn.Module):
 
     def __init__(
         self,
-        model: str | Path | Mapping[str, Any],
+        model: str | Path | TextConfig,
         tokenizer: Tokenizer | None = None,
         *,
         hidden: int = 256,
@@ -44,23 +34,28 @@ class TextEncoder(nn.Module):
         Args:
             model: Hugging Face name or folder (configuration, weights and tokenizer come from
                 there), or a configuration (random weights, nothing is downloaded).
-            tokenizer: The model's own by default; without any only `Tokens` can be encoded.
-            hidden: Channels of words and sentence.
-            dropout: Rate after the projections.
-            freeze: Keep the text model as it is; the projections learn.
-            drop_frozen: Leave a frozen text model's dropout on in training, as published.
+            tokenizer: the model's own by default; without any only `Tokens` can be encoded.
+            hidden: channels of words and sentence.
+            dropout: rate after the projections.
+            freeze: keep the text model as it is; the projections learn.
+            drop_frozen: leave a frozen text model's dropout on in training, as published.
 
         Raises:
-            ValueError: No such model, or the configuration names no known architecture.
+            ValueError: there is no such model, or the configuration names no known architecture.
         """
         super().__init__()
-        named = None if isinstance(model, Mapping) else str(model)
-        self.backbone = _from_hub(named) if named else _from_config(cast("Mapping", model))
-        self.tokenizer = load_tokenizer(named) if named and tokenizer is None else tokenizer
+        if isinstance(model, Mapping):
+            self.backbone = _build_text_model(model)
+        else:
+            self.backbone = _load_text_model(str(model))
+            if tokenizer is None:
+                tokenizer = load_tokenizer(str(model))
+        self.tokenizer = tokenizer
         width: int = self.backbone.config.hidden_size
         self.words = projection(width, hidden, dropout)
         self.sentence = projection(width, hidden, dropout)
-        self.frozen, self.drop_frozen = freeze, drop_frozen
+        self.frozen = freeze
+        self.drop_frozen = drop_frozen
         if freeze:
             self.backbone.requires_grad_(False).eval()
 
@@ -75,13 +70,15 @@ class TextEncoder(nn.Module):
     def max_tokens(self) -> int | None:
         """Most tokens an expression may have, the model's own marks included; None = any number."""
         config = self.backbone.config
+        # Models with relative positions (T5 and its kin) have no such setting, or -1.
         positions: int | None = getattr(config, "max_position_embeddings", None)
         if positions is None or positions < 1:
             return None
-        # RoBERTa and its kin count positions from behind the number of the padding token
-        offset = getattr(self.backbone.get_input_embeddings(), "padding_idx", None) or 0
-        counts_from_padding = "roberta" in config.model_type or config.model_type == "camembert"
-        return positions - offset - 1 if counts_from_padding else positions
+        if not any(family in config.model_type for family in POSITIONS_BEHIND_PADDING):
+            return positions
+        # With padding number 1 the first token is at position 2: 514 positions hold 512 tokens.
+        padding_id = getattr(self.backbone.get_input_embeddings(), "padding_idx", None) or 0
+        return positions - padding_id - 1
 
     def tokenize(self, expressions: Sequence[str]) -> Tokens:
         """Turn expressions into tokens as they are: no lower-casing, no truncation.
@@ -93,24 +90,11 @@ class TextEncoder(nn.Module):
             Tokens padded to the longest.
 
         Raises:
-            ValueError: There is no tokenizer, no expression, or one is longer than the model reads.
+            ValueError: there is no tokenizer, no expression, or one is longer than the model reads.
         """
         if self.tokenizer is None:
             raise ValueError("this text encoder was built without a tokenizer: pass Tokens")
-        if not expressions or not all(it.strip() for it in expressions):
-            raise ValueError("an expression is missing or empty: say what to look for")
-        batch = self.tokenizer(
-            list(expressions), padding="longest", truncation=False, return_tensors="pt"
-        )
-        attention = batch["attention_mask"].bool()
-        counts = attention.sum(1)
-        if self.max_tokens is not None and int(counts.max()) > self.max_tokens:
-            longest = int(counts.argmax())
-            raise ValueError(
-                f"expression {expressions[longest][:60]!r}... has {int(counts[longest])} tokens, "
-                f"the text model reads at most {self.max_tokens}: shorten it"
-            )
-        return Tokens(batch["input_ids"], attention)
+        return tokenize(self.tokenizer, expressions, self.max_tokens)
 
     def encode(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Raw output of the text model.
@@ -124,9 +108,11 @@ class TextEncoder(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             output = self.backbone(
-                input_ids=tokens.ids, attention_mask=tokens.attention.to(tokens.ids.dtype)
+                input_ids=tokens.ids,
+                attention_mask=tokens.attention.to(tokens.ids.dtype),
             )
         last = output.last_hidden_state
+        # Not every model's output has this field, and where it has, the pooler may be left out.
         pooled = getattr(output, "pooler_output", None)
         if pooled is None:
             weight = tokens.attention[..., None].to(last.dtype)
@@ -152,56 +138,47 @@ class TextEncoder(nn.Module):
             self.tokenizer.save_pretrained(folder)
 
 
-def load_text_parts(folder: str | Path) -> tuple[dict[str, Any], Tokenizer | None]:
+def projection(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Linear, norm, dropout: from the text model's width to the network's, [..., width | hidden].
+
+    Args:
+        width: channels of the text model.
+        hidden: channels of the network.
+        dropout: rate.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            fc=nn.Linear(width, hidden),
+            layer_norm=nn.LayerNorm(hidden, eps=1e-12),  # the epsilon of BERT and RoBERTa
+            dropout=nn.Dropout(dropout),
+        )
+    )
+
+
+def load_text_parts(folder: str | Path) -> tuple[TextConfig, Tokenizer | None]:
     """Read what `TextEncoder.save` wrote; needs no network.
 
     Args:
-        folder: Where it was written.
+        folder: where it was written.
 
     Returns:
         The text model's configuration and its tokenizer (None if it had none), as `TextEncoder`
         takes them.
 
     Raises:
-        ValueError: No configuration there.
+        ValueError: there is no configuration.
     """
-    if not (Path(folder) / "config.json").is_file():
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: not a folder of a saved text encoder")
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     tokenizer = None
-    if (Path(folder) / "tokenizer_config.json").is_file():
+    if (folder / "tokenizer_config.json").is_file():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return config.to_dict(), tokenizer
 
 
-def _from_config(values: Mapping[str, Any]) -> transformers.PreTrainedModel:
-    try:
-        config = transformers.AutoConfig.for_model(**values)
-    except (TypeError, ValueError) as error:
-        kind = values.get("model_type")
-        raise ValueError(f"text configuration: unknown model_type {kind!r}") from error
-    return _family(config).from_config(config)
-
-
-def _from_hub(name: str) -> transformers.PreTrainedModel:
-    try:
-        config = transformers.AutoConfig.from_pretrained(name)
-        config = getattr(config, "text_config", config)  # the text half of models such as CLIP
-        return _family(config).from_pretrained(name, config=config)
-    except OSError as error:
-        raise ValueError(
-            f"text model {name!r}: {str(error).splitlines()[0]} Give a Hugging Face name (and "
-            "network access), a folder with the model, or a configuration for random weights"
-        ) from error
-
-
-def _family(config: transformers.PreTrainedConfig) -> Any:
-    """The class that builds the encoder alone where Hugging Face knows one for this model."""
-    known = type(config) in transformers.AutoModelForTextEncoding._model_mapping
-    return transformers.AutoModelForTextEncoding if known else transformers.AutoModel
-
-
-def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> dict[str, Any]:
+def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> TextConfig:
     """Configuration of a small DistilBERT, to be trained from nothing.
 
     It has no pooler, so the sentence is the mean of the tokens and its words show in it from the
@@ -209,9 +186,9 @@ def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> di
     would start, and for long stay, the same; 1 / sqrt(width) keeps the scale.
 
     Args:
-        vocab_size: That of the tokenizer (`len(tokenizer)`).
-        width: Channels, a multiple of 4.
-        layers: Transformer layers.
+        vocab_size: that of the tokenizer (`len(tokenizer)`).
+        width: channels, a multiple of 4.
+        layers: transformer layers.
     """
     return {
         "model_type": "distilbert",
@@ -225,3 +202,35 @@ def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> di
         "attention_dropout": 0.0,
         "initializer_range": width**-0.5,
     }
+
+
+def _build_text_model(values: TextConfig) -> transformers.PreTrainedModel:
+    """A text model with random weights."""
+    try:
+        config = transformers.AutoConfig.for_model(**values)
+    except (TypeError, ValueError) as error:
+        model_type = values.get("model_type")
+        raise ValueError(f"text configuration: unknown model_type {model_type!r}") from error
+    if _has_text_encoder(config):
+        return transformers.AutoModelForTextEncoding.from_config(config)
+    return transformers.AutoModel.from_config(config)
+
+
+def _load_text_model(name: str) -> transformers.PreTrainedModel:
+    """A text model with its published weights."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        config = getattr(config, "text_config", config)  # the text half of models such as CLIP
+        if _has_text_encoder(config):
+            return transformers.AutoModelForTextEncoding.from_pretrained(name, config=config)
+        return transformers.AutoModel.from_pretrained(name, config=config)
+    except OSError as error:
+        raise ValueError(
+            f"text model {name!r}: {str(error).splitlines()[0]} Give a Hugging Face name (and "
+            "network access), a folder with the model, or a configuration for random weights"
+        ) from error
+
+
+def _has_text_encoder(config: transformers.PreTrainedConfig) -> bool:
+    """Whether Hugging Face can build the encoder of this model alone, without a decoder."""
+    return type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING

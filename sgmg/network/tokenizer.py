@@ -10,7 +10,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 Tokenizer = transformers.PreTrainedTokenizerBase
-_SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+
+# Tokens of a learned tokenizer that stand for no word.
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Tokens:
     """Expressions as numbers.
 
     Attributes:
-        ids: [E, L] int64, L that of the longest.
+        ids: [E, L] int64, L that of the longest expression.
         attention: [E, L] bool, True on tokens, False on padding.
     """
 
@@ -27,7 +29,35 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> "Tokens":
         """The same on `device`."""
-        return Tokens(self.ids.to(device), self.attention.to(device))
+        return Tokens(ids=self.ids.to(device), attention=self.attention.to(device))
+
+
+def tokenize(tokenizer: Tokenizer, expressions: Sequence[str], max_tokens: int | None) -> Tokens:
+    """Turn expressions into tokens as they are: no lower-casing, no truncation.
+
+    Args:
+        tokenizer: that of the text model.
+        expressions: E strings.
+        max_tokens: most tokens an expression may have; None for any number.
+
+    Returns:
+        Tokens padded to the longest.
+
+    Raises:
+        ValueError: there is no expression, one is empty, or one has more than `max_tokens`.
+    """
+    if not expressions or not all(expression.strip() for expression in expressions):
+        raise ValueError("an expression is missing or empty: say what to look for")
+    batch = tokenizer(list(expressions), padding="longest", truncation=False, return_tensors="pt")
+    attention = batch["attention_mask"].bool()
+    counts = attention.sum(1)
+    if max_tokens is not None and int(counts.max()) > max_tokens:
+        longest = int(counts.argmax())
+        raise ValueError(
+            f"expression {expressions[longest][:60]!r}... has {int(counts[longest])} tokens, "
+            f"the text model reads at most {max_tokens}: shorten it"
+        )
+    return Tokens(ids=batch["input_ids"], attention=attention)
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -37,13 +67,14 @@ def load_tokenizer(name: str) -> Tokenizer:
         name: Hugging Face name, or a folder with the tokenizer's files.
 
     Raises:
-        ValueError: There is none, or it cannot be reached.
+        ValueError: there is none, or it cannot be reached.
     """
     try:
         return transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
+        first_line = str(error).splitlines()[0].strip(" .:")
         raise ValueError(
-            f"no tokenizer of {name!r} ({str(error).splitlines()[0].strip(' .:')}): where there is "
+            f"no tokenizer of {name!r} ({first_line}): where there is "
             "network access, `hf download FacebookAI/roberta-base --include '*.json' merges.txt "
             "--local-dir FOLDER`, then name that folder"
         ) from error
@@ -56,23 +87,30 @@ def train_tokenizer(expressions: Sequence[str], *, vocab_size: int = 4000) -> To
     the mean of a few words they would hide them.
 
     Args:
-        expressions: Of the training set.
-        vocab_size: Most entries; frequent words stay whole, others are split, bytes at worst.
+        expressions: those of the training set.
+        vocab_size: most entries; frequent words stay whole, rarer ones are split, bytes at worst.
 
     Raises:
-        ValueError: No expression.
+        ValueError: there is no expression.
     """
     if not expressions:
         raise ValueError("no expressions to train a tokenizer on")
-    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=_SPECIAL["unk_token"]))
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(_SPECIAL.values()),
+        special_tokens=[PAD, UNKNOWN, START, END],
+        # `alphabet` comes in another order in every process, and with it would the token numbers.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(expressions, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        cls_token=START,
+        sep_token=END,
+    )
