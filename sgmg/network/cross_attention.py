@@ -11,34 +11,41 @@ class CrossAttention(nn.Module):
         """Build the layer; one serves all levels.
 
         Args:
-            hidden: Channels C of pixels and words, a multiple of `heads`.
-            heads: Attention heads.
+            hidden: channels C of pixels and words, a multiple of `heads`.
+            heads: attention heads.
         """
         super().__init__()
         self.multihead_attn = nn.MultiheadAttention(hidden, heads, batch_first=True)
 
     def start_as_identity(self) -> None:
         """Let pixels pass nearly unchanged until words have learnt what to change."""
+        # Pixels are multiplied by the output, whose other part is small with random weights.
         nn.init.ones_(self.multihead_attn.out_proj.bias)
 
-    def forward(self, visual: Tensor, words: Tensor, padding: Tensor, positions: Tensor) -> Tensor:
+    def forward(
+        self, visual: Tensor, word_features: Tensor, word_padding: Tensor, word_positions: Tensor
+    ) -> Tensor:
         """Fuse the maps of a clip with the words of an expression.
 
         Args:
-            visual: [E, T, C, h, w], the frames that belong to each expression.
-            words: [E, L, C].
-            padding: [E, L] bool, True = pad; at least one word of each expression is not.
-            positions: Of the words [E, L, C], such as their sine positions, added to the keys only.
+            visual: maps of the clip each expression is about, [E, T, C, h, w].
+            word_features: [E, L, C].
+            word_padding: [E, L] bool, True = pad; at least one word of each expression is not.
+            word_positions: sine positions [E, L, C], added to the keys only.
 
         Returns:
             [E, T, C, h, w]: `visual` times what its attention gathered, no residual.
 
         Paper: spectrum-guided cross-modal fusion, the attention between the two spectral filters.
         """
-        frames, height, width = visual.shape[1], *visual.shape[3:]
+        _, num_frames, _, height, width = visual.shape
         pixels = rearrange(visual, "e t c h w -> e (t h w) c")
         gathered, _ = self.multihead_attn(
-            pixels, words + positions, words, key_padding_mask=padding, need_weights=False
+            query=pixels,
+            key=word_features + word_positions,
+            value=word_features,
+            key_padding_mask=word_padding,
+            need_weights=False,  # else the fused kernels are not used
         )
         fused = pixels * gathered
-        return rearrange(fused, "e (t h w) c -> e t c h w", t=frames, h=height, w=width)
+        return rearrange(fused, "e (t h w) c -> e t c h w", t=num_frames, h=height, w=width)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-Shapes = Sequence[tuple[int, int]]
+Shapes = Sequence[tuple[int, int]]  # (h, w) of each level
 
 
 class DeformableAttention(nn.Module):
@@ -23,11 +23,13 @@ class DeformableAttention(nn.Module):
         Args:
             hidden: channels C of queries and values.
             heads: heads M, a divisor of `hidden`.
-            levels: maps L looked at.
+            levels: maps L that are read.
             points: points K of a head on each map.
         """
         super().__init__()
-        self.heads, self.levels, self.points = heads, levels, points
+        self.heads = heads
+        self.levels = levels
+        self.points = points
         self.sampling_offsets = nn.Linear(hidden, heads * levels * points * 2)
         self.attention_weights = nn.Linear(hidden, heads * levels * points)
         self.value_proj = nn.Linear(hidden, hidden)
@@ -37,6 +39,7 @@ class DeformableAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Start with points on rings around the reference, all equally weighted."""
         nn.init.zeros_(self.sampling_offsets.weight)
+        # One direction a head, one ring a point, in cells of the level.
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)
         directions = directions / directions.abs().amax(-1, keepdim=True)
@@ -64,6 +67,8 @@ class DeformableAttention(nn.Module):
 
         Returns:
             [N, S, C].
+
+        Paper: Deformable DETR, Eq. (3).
         """
         locations, weights = self.sample_points(query, references, shapes)
         values = self.value_proj(values).masked_fill(padding[..., None], 0)
@@ -79,20 +84,24 @@ class DeformableAttention(nn.Module):
             Locations (x, y) [N, S, M, L, K, 2], (0, 0) = top left corner, (1, 1) = bottom right
             corner of the level, and weights [N, S, M, L, K] that sum to one over L and K.
         """
+        references_are_points = references.shape[-1] == 2
         offsets = self.sampling_offsets(query).float()
-        if references.shape[-1] == 2:
-            cells = offsets.new_tensor([(w, h) for h, w in shapes])
-            offsets = offsets / repeat(cells, "l xy -> (m l k xy)", m=self.heads, k=self.points)
+        if references_are_points:
+            sizes = offsets.new_tensor([(w, h) for h, w in shapes])
+            offsets = offsets / repeat(sizes, "l xy -> (m l k xy)", m=self.heads, k=self.points)
         offsets = rearrange(
             offsets, "n s (m l k xy) -> n s m l k xy", m=self.heads, l=self.levels, xy=2
         )
-        weights = rearrange(
+
+        logits = rearrange(
             self.attention_weights(query).float(), "n s (m lk) -> n s m lk", m=self.heads
-        ).softmax(-1)
-        weights = weights.unflatten(-1, (self.levels, self.points))
+        )
+        weights = logits.softmax(-1).unflatten(-1, (self.levels, self.points))
+
         anchors = references.float()[:, :, None, :, None]
-        if references.shape[-1] == 2:
+        if references_are_points:
             return anchors + offsets, weights
+        # Around a box, offsets count in halves of its sides, a K-th of that for each of K rings.
         return anchors[..., :2] + offsets / self.points * anchors[..., 2:] * 0.5, weights
 
 
@@ -108,21 +117,24 @@ def sample(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -
     Returns:
         [N, S, M * C] in the type of `values`.
     """
-    on_cpu_without_gradient = values.device.type == "cpu" and not torch.is_grad_enabled()
-    fastest = sample_by_bag if on_cpu_without_gradient else sample_by_grid
-    return fastest(values.float(), shapes, locations, weights).to(values.dtype)
+    if values.device.type == "cpu" and not torch.is_grad_enabled():
+        sampled = sample_by_bag(values.float(), shapes, locations, weights)
+    else:
+        sampled = sample_by_grid(values.float(), shapes, locations, weights)
+    return sampled.to(values.dtype)
 
 
 def sample_by_grid(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """`sample` as one `grid_sample` a level: fastest on a GPU and with gradients."""
+    # `grid_sample` counts from -1 to 1 where locations count from 0 to 1.
     grid = rearrange(locations * 2 - 1, "n s m l k xy -> l (n m) k s xy")
     weights = rearrange(weights, "n s m l k -> l (n m) 1 k s")
     maps = values.flatten(0, 1).split([h * w for h, w in shapes], dim=-1)
     total = torch.zeros((), device=values.device)
     for level, (h, w) in enumerate(shapes):
         image = maps[level].unflatten(-1, (h, w))
-        picked = F.grid_sample(image, grid[level], align_corners=False)  # [(n m), c, k, s]
-        total = total + (picked * weights[level]).sum(2)
+        sampled = F.grid_sample(image, grid[level], align_corners=False)  # [(n m), c, k, s]
+        total = total + (sampled * weights[level]).sum(2)
     return rearrange(total, "(n m) c s -> n s (m c)", n=len(values))
 
 
@@ -131,31 +143,51 @@ def sample_by_bag(values: Tensor, shapes: Shapes, locations: Tensor, weights: Te
 
     Reads whole channel rows, which makes it about twice as fast on a CPU; its gradient is not.
     """
-    items, heads, _, cells = values.shape
+    batch, heads, _, num_cells = values.shape
     sizes = locations.new_tensor([(w, h) for h, w in shapes])
     width, height = sizes.T[..., None]
     x, y = (locations * sizes[:, None] - 0.5).unbind(-1)
-    columns, rows = _neighbours(x, width), _neighbours(y, height)
-    start = F.pad((width * height).cumsum(0)[:-1], (0, 0, 1, 0)).int()
-    table_start = torch.arange(items * heads, device=values.device, dtype=torch.int32) * cells
-    start = rearrange(table_start, "(n m) -> n 1 m 1 1", m=heads) + start
-    index = [start + row * width.int() + column for row, _ in rows for column, _ in columns]
-    share = [near_y * near_x * weights for _, near_y in rows for _, near_x in columns]
-    picked = F.embedding_bag(
-        rearrange(torch.stack(index, 3), "n s m z l k -> (n s m) (z l k)"),
+    columns = neighbour_cells(x, width)
+    rows = neighbour_cells(y, height)
+
+    # The table of embeddings is all cells of all items and heads, one behind another. An index of
+    # int32 takes half the memory of one of int64.
+    level_start = F.pad((width * height).cumsum(0)[:-1], (0, 0, 1, 0)).int()
+    head_start = torch.arange(batch * heads, device=values.device, dtype=torch.int32) * num_cells
+    start = rearrange(head_start, "(n m) -> n 1 m 1 1", m=heads) + level_start
+
+    indices = []
+    cell_weights = []
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            indices.append(start + row * width.int() + column)
+            cell_weights.append(row_weight * column_weight * weights)
+    sampled = F.embedding_bag(
+        rearrange(torch.stack(indices, 3), "n s m z l k -> (n s m) (z l k)"),
         rearrange(values, "n m c s -> (n m s) c"),
-        per_sample_weights=rearrange(torch.stack(share, 3), "n s m z l k -> (n s m) (z l k)"),
+        per_sample_weights=rearrange(
+            torch.stack(cell_weights, 3), "n s m z l k -> (n s m) (z l k)"
+        ),
         mode="sum",
     )
-    return rearrange(picked, "(n s m) c -> n s (m c)", n=items, m=heads)
+    return rearrange(sampled, "(n s m) c -> n s (m c)", n=batch, m=heads)
 
 
-def _neighbours(position: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The two cells around `position` along one axis, and each one's share (zero outside)."""
+def neighbour_cells(position: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The two cells around `position` along one axis, and the weight of each (zero outside).
+
+    Args:
+        position: in cells, 0 at the centre of the first.
+        size: cells of the level along this axis.
+
+    Returns:
+        Two pairs of int32 cells within the level and float32 weights.
+    """
     lower = position.floor()
-    cells = []
+    neighbours = []
     for cell in (lower, lower + 1):
-        inside = (cell >= 0) & (cell < size)
-        share = (1 - (position - cell).abs()) * inside
-        cells.append((cell.clamp(min=0).minimum(size - 1).int(), share))
-    return cells
+        is_inside = (cell >= 0) & (cell < size)
+        weight = (1 - (position - cell).abs()) * is_inside
+        # Far outside, the cell must still be one of the table: its weight is zero.
+        neighbours.append((cell.clamp(min=0).minimum(size - 1).int(), weight))
+    return neighbours

@@ -1,8 +1,7 @@
-"""Deformable encoder and box-refining decoder; every frame by itself."""
+"""Deformable encoder and box-refining decoder; they treat every frame by itself."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +11,27 @@ from torch import Tensor, nn
 from sgmg.network.deformable_attention import DeformableAttention, Shapes
 from sgmg.network.heads import inverse_sigmoid
 
-TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536}  # encoded together where no gradient is wanted
+# Tokens that are encoded together where no gradient is wanted, by type of device: few enough for
+# the caches of a CPU and the memory of a GPU.
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
 
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention over all levels, then a two-layer perceptron; post-norm."""
 
-    def __init__(self, hidden: int, *, feedforward: int, dropout: float, **attention: int) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        *,
+        heads: int,
+        levels: int,
+        points: int,
+        feedforward: int,
+        dropout: float,
+    ) -> None:
         """Build the layer; sizes as in `DeformableTransformer`."""
         super().__init__()
-        self.self_attn = DeformableAttention(hidden, **attention)
+        self.self_attn = DeformableAttention(hidden, heads=heads, levels=levels, points=points)
         self.norm1 = nn.LayerNorm(hidden)
         self.linear1 = nn.Linear(hidden, feedforward)
         self.linear2 = nn.Linear(feedforward, hidden)
@@ -41,12 +51,20 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among queries, deformable attention to the memory, perceptron; post-norm."""
 
-    def __init__(self, hidden: int, *, feedforward: int, dropout: float, **attention: int) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        *,
+        heads: int,
+        levels: int,
+        points: int,
+        feedforward: int,
+        dropout: float,
+    ) -> None:
         """Build the layer; sizes as in `DeformableTransformer`."""
         super().__init__()
-        self.cross_attn = DeformableAttention(hidden, **attention)
+        self.cross_attn = DeformableAttention(hidden, heads=heads, levels=levels, points=points)
         self.norm1 = nn.LayerNorm(hidden)
-        heads = attention["heads"]
         self.self_attn = nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True)
         self.norm2 = nn.LayerNorm(hidden)
         self.linear1 = nn.Linear(hidden, feedforward)
@@ -66,8 +84,10 @@ class DecoderLayer(nn.Module):
         Returns:
             [N, Q, C].
         """
-        placed = x + positions
-        x = self.norm2(x + self.dropout(self.self_attn(placed, placed, x, need_weights=False)[0]))
+        # The published layer has self-attention first, though its norms are numbered the other way.
+        positioned = x + positions
+        attended, _ = self.self_attn(positioned, positioned, x, need_weights=False)
+        x = self.norm2(x + self.dropout(attended))
         attended = self.cross_attn(
             x + positions, references, memory.tokens, memory.shapes, memory.padding
         )
@@ -94,21 +114,21 @@ class Memory:
 
     def maps(self) -> list[Tensor]:
         """The levels as maps [N, C, h, w]."""
-        parts = self.tokens.split([h * w for h, w in self.shapes], 1)
+        levels = self.tokens.split([h * w for h, w in self.shapes], 1)
         return [
-            rearrange(part, "n (h w) c -> n c h w", h=h)
-            for part, (h, _) in zip(parts, self.shapes, strict=True)
+            rearrange(level, "n (h w) c -> n c h w", h=h)
+            for level, (h, _) in zip(levels, self.shapes, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the decoder made of the queries of N frames.
+    """Output of the decoder for the queries of N frames.
 
     Attributes:
         states: query features of each layer [N, Q, C].
         boxes_cxcywh: refined boxes of each layer [N, Q, 4].
-        first_references: the points the first layer started from [N, Q, 2].
+        first_references: the points that the first layer started from [N, Q, 2].
     """
 
     states: tuple[Tensor, ...]
@@ -117,6 +137,8 @@ class Decoded:
 
 
 class _Layers(nn.Module):
+    """Gives layers the names `encoder.layers.0` ... that the published checkpoints have."""
+
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
@@ -153,10 +175,28 @@ class DeformableTransformer(nn.Module):
             dropout: rate after each sublayer and inside the perceptrons.
         """
         super().__init__()
-        sizes: dict[str, Any] = {"heads": heads, "levels": levels, "points": points}
-        sizes |= {"feedforward": feedforward, "dropout": dropout}
-        self.encoder = _Layers(EncoderLayer(hidden, **sizes) for _ in range(encoder_layers))
-        self.decoder = _Layers(DecoderLayer(hidden, **sizes) for _ in range(decoder_layers))
+        self.encoder = _Layers(
+            EncoderLayer(
+                hidden,
+                heads=heads,
+                levels=levels,
+                points=points,
+                feedforward=feedforward,
+                dropout=dropout,
+            )
+            for _ in range(encoder_layers)
+        )
+        self.decoder = _Layers(
+            DecoderLayer(
+                hidden,
+                heads=heads,
+                levels=levels,
+                points=points,
+                feedforward=feedforward,
+                dropout=dropout,
+            )
+            for _ in range(decoder_layers)
+        )
         self.level_embed = nn.Parameter(torch.empty(levels, hidden))
         self.reference_points = nn.Linear(hidden, 2)
         self.reset_parameters()
@@ -168,7 +208,7 @@ class DeformableTransformer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
         for module in self.modules():
             if isinstance(module, DeformableAttention):
-                module.reset_parameters()
+                module.reset_parameters()  # its zeros and rings, overwritten by Xavier above
         nn.init.zeros_(self.reference_points.bias)
         nn.init.normal_(self.level_embed)
 
@@ -185,27 +225,46 @@ class DeformableTransformer(nn.Module):
         Returns:
             Memory of N = E * T frames.
         """
-        frames = maps[0].shape[1]
-        shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
-        tokens = torch.cat([rearrange(m, "e t c h w -> (e t) (h w) c") for m in maps], 1)
-        placed = [
-            rearrange(p, "e c h w -> e (h w) c") + embed
-            for p, embed in zip(positions, self.level_embed, strict=True)
+        num_frames = maps[0].shape[1]
+        shapes = tuple((level.shape[-2], level.shape[-1]) for level in maps)
+        tokens = torch.cat([rearrange(level, "e t c h w -> (e t) (h w) c") for level in maps], 1)
+
+        # Everything but the tokens is the same for all frames of a clip.
+        level_positions = [
+            rearrange(position, "e c h w -> e (h w) c") + level_embed
+            for position, level_embed in zip(positions, self.level_embed, strict=True)
         ]
-        ratios = torch.stack([_valid_ratio(p) for p in padding], 1)
-        references = reference_grid(shapes, ratios)
-        unseen = torch.cat([p.flatten(1) for p in padding], 1)
-        position, references, unseen, ratios = (
-            repeat(x, "e ... -> (e t) ...", t=frames)
-            for x in (torch.cat(placed, 1), references, unseen, ratios)
-        )
+        clip_positions = torch.cat(level_positions, 1)
+        clip_padding = torch.cat([level.flatten(1) for level in padding], 1)
+        clip_ratios = torch.stack([valid_ratio(level) for level in padding], 1)
+        clip_references = reference_grid(shapes, clip_ratios)
+        token_positions = repeat(clip_positions, "e s c -> (e t) s c", t=num_frames)
+        references = repeat(clip_references, "e s l xy -> (e t) s l xy", t=num_frames)
+        token_padding = repeat(clip_padding, "e s -> (e t) s", t=num_frames)
+        ratios = repeat(clip_ratios, "e l xy -> (e t) l xy", t=num_frames)
+
         # Frames do not see each other: without gradients, a few at a time fit cache and memory.
-        at_once = len(tokens)
-        if not torch.is_grad_enabled():
-            at_once = max(1, TOKENS_AT_ONCE.get(tokens.device.type, at_once) // tokens.shape[1])
-        parts = [x.split(at_once) for x in (tokens, position, references, unseen)]
-        encoded = [self._encode(x, p, r, shapes, u) for x, p, r, u in zip(*parts, strict=True)]
-        return Memory(torch.cat(encoded), shapes, unseen, ratios)
+        frames_at_once = len(tokens)
+        token_limit = TOKENS_AT_ONCE.get(tokens.device.type)
+        if token_limit is not None and not torch.is_grad_enabled():
+            frames_at_once = max(1, token_limit // tokens.shape[1])
+        batches = zip(
+            tokens.split(frames_at_once),
+            token_positions.split(frames_at_once),
+            references.split(frames_at_once),
+            token_padding.split(frames_at_once),
+            strict=True,
+        )
+        encoded = [
+            self._encode(batch_tokens, batch_positions, batch_references, shapes, batch_padding)
+            for batch_tokens, batch_positions, batch_references, batch_padding in batches
+        ]
+        return Memory(
+            tokens=torch.cat(encoded),
+            shapes=shapes,
+            padding=token_padding,
+            valid_ratios=ratios,
+        )
 
     def _encode(
         self, tokens: Tensor, positions: Tensor, references: Tensor, shapes: Shapes, padding: Tensor
@@ -221,24 +280,37 @@ class DeformableTransformer(nn.Module):
 
         Args:
             memory: encoded maps of N frames.
-            content: what the queries start as, [N, Q, C].
+            content: features that the queries start with, [N, Q, C].
             positions: learned embedding of the queries, [Q, C].
             box_heads: one a layer, [..., C] to a change of box in logit space [..., 4].
 
         Returns:
             States and boxes of every layer; a layer's boxes send no gradient to earlier boxes.
+
+        Paper: Deformable DETR, "iterative bounding box refinement".
         """
         positions = positions.expand_as(content)
-        references = first = self.reference_points(positions).float().sigmoid()
-        x, states, boxes = content, [], []
+        first_references = self.reference_points(positions).float().sigmoid()
+        references = first_references
+        x = content
+        states = []
+        boxes = []
         for layer, box_head in zip(self.decoder.layers, box_heads, strict=True):
-            ratios = memory.valid_ratios[:, None].tile(references.shape[-1] // 2)
+            # The first layer starts from points (x, y), each later one from boxes cxcywh: the
+            # ratios of x and y serve centre and size, and points get the logits 0 for a size.
+            coordinates = references.shape[-1]
+            ratios = memory.valid_ratios[:, None].tile(coordinates // 2)
             x = layer(x, positions, references[:, :, None] * ratios, memory)
-            logits = F.pad(inverse_sigmoid(references), (0, 4 - references.shape[-1]))
+            reference_logits = F.pad(inverse_sigmoid(references), (0, 4 - coordinates))
+            box = (box_head(x).float() + reference_logits).sigmoid()
             states.append(x)
-            boxes.append((box_head(x).float() + logits).sigmoid())
-            references = boxes[-1].detach()
-        return Decoded(tuple(states), tuple(boxes), first)
+            boxes.append(box)
+            references = box.detach()
+        return Decoded(
+            states=tuple(states),
+            boxes_cxcywh=tuple(boxes),
+            first_references=first_references,
+        )
 
 
 def reference_grid(shapes: Shapes, valid_ratios: Tensor) -> Tensor:
@@ -251,17 +323,19 @@ def reference_grid(shapes: Shapes, valid_ratios: Tensor) -> Tensor:
     Returns:
         [E, sum(h * w), L, 2]; (1, 1) is the bottom right corner of a padded level.
     """
+    device = valid_ratios.device
     grids = []
     for level, (h, w) in enumerate(shapes):
-        y, x = (
-            (torch.arange(n, device=valid_ratios.device, dtype=torch.float32) + 0.5) / n
-            for n in (h, w)
-        )
+        y = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) / h
+        x = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) / w
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
-        grids.append(grid / valid_ratios[:, level, None])
+        grids.append(grid / valid_ratios[:, level, None])  # now (1, 1) ends the unpadded part
+    # The unpadded part is a different share of each level, so a cell has a point on every level.
     return torch.cat(grids, 1)[:, :, None] * valid_ratios[:, None]
 
 
-def _valid_ratio(padding: Tensor) -> Tensor:
+def valid_ratio(padding: Tensor) -> Tensor:
     """Unpadded share (x, y) of a level with padding [E, h, w] at the bottom and right."""
-    return torch.stack([(~padding[:, 0]).float().mean(1), (~padding[:, :, 0]).float().mean(1)], -1)
+    first_row = padding[:, 0]
+    first_column = padding[:, :, 0]
+    return torch.stack([(~first_row).float().mean(1), (~first_column).float().mean(1)], -1)

@@ -23,17 +23,14 @@ class MaskOptimizer(nn.Module):
         """
         super().__init__()
         self.mask_channels = mask_channels
-
-        def convolution(inputs: int) -> nn.Conv2d:
-            return nn.Conv2d(inputs, mask_channels, 3, padding=1)
-
-        self.conv1_1div8 = convolution(mask_channels + eighth)
-        self.conv2_1div8 = convolution(mask_channels)
-        self.conv1_1div4 = convolution(mask_channels + quarter)
-        self.conv2_1div4 = convolution(mask_channels)
+        # Named as in the published checkpoints: first and second convolution at strides 8 and 4.
+        self.conv1_1div8 = nn.Conv2d(mask_channels + eighth, mask_channels, 3, padding=1)
+        self.conv2_1div8 = nn.Conv2d(mask_channels, mask_channels, 3, padding=1)
+        self.conv1_1div4 = nn.Conv2d(mask_channels + quarter, mask_channels, 3, padding=1)
+        self.conv2_1div4 = nn.Conv2d(mask_channels, mask_channels, 3, padding=1)
 
     def prepare(self, quarter: Tensor, eighth: Tensor) -> tuple[Tensor, Tensor]:
-        """The features' share of each step's first convolution.
+        """The part of each step's first convolution that depends on the features alone.
 
         Args:
             quarter: raw backbone map at stride 4, [N, C, h, w].
@@ -42,7 +39,9 @@ class MaskOptimizer(nn.Module):
         Returns:
             [N, 16, h, w] and [N, 16, h', w'].
         """
-        return self._details(self.conv1_1div4, quarter), self._details(self.conv1_1div8, eighth)
+        quarter_details = self._convolve_features(self.conv1_1div4, quarter)
+        eighth_details = self._convolve_features(self.conv1_1div8, eighth)
+        return quarter_details, eighth_details
 
     def forward(self, patches: Tensor, details: tuple[Tensor, Tensor]) -> Tensor:
         """Refine patch masks.
@@ -52,7 +51,9 @@ class MaskOptimizer(nn.Module):
             details: from `prepare`, for the frame of each mask.
 
         Returns:
-            [N, 16, h, w] at stride 4; pixel shuffle by 4 makes it a mask at frame resolution.
+            [N, 16, h, w] at stride 4; pixel shuffle by 4 turns it into a mask at frame resolution.
+
+        Paper: "multi-granularity segmentation optimizer".
         """
         quarter, eighth = details
         x = self.refine_eighth(patches, eighth)
@@ -63,10 +64,15 @@ class MaskOptimizer(nn.Module):
         """The first step, at stride 8."""
         return patches + self._residual(patches, eighth, self.conv1_1div8, self.conv2_1div8)
 
-    def _details(self, mix: nn.Conv2d, feature: Tensor) -> Tensor:
-        weight = mix.weight[:, self.mask_channels :]
-        return F.conv2d(F.relu(feature), weight, mix.bias, padding=1)
+    def _convolve_features(self, first: nn.Conv2d, features: Tensor) -> Tensor:
+        """The feature half of a first convolution, bias included."""
+        feature_weight = first.weight[:, self.mask_channels :]
+        return F.conv2d(F.relu(features), feature_weight, first.bias, padding=1)
 
-    def _residual(self, x: Tensor, details: Tensor, mix: nn.Conv2d, out: nn.Conv2d) -> Tensor:
-        weight = mix.weight[:, : self.mask_channels]
-        return out(F.relu(F.conv2d(F.relu(x), weight, padding=1) + details))
+    def _residual(
+        self, patches: Tensor, details: Tensor, first: nn.Conv2d, second: nn.Conv2d
+    ) -> Tensor:
+        """What a step adds to `patches`; `details` is the feature half of its first convolution."""
+        mask_weight = first.weight[:, : self.mask_channels]
+        mixed = F.conv2d(F.relu(patches), mask_weight, padding=1) + details
+        return second(F.relu(mixed))

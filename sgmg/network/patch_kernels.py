@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from sgmg.network.heads import Perceptron
 
-PATCH = 4  # a mask cell holds PATCH x PATCH pixels in its channels
-CELL_STRIDE = 8  # pixels between mask cells
+PATCH_PX = 4  # a mask cell holds PATCH_PX x PATCH_PX pixels in its channels
+CELL_STRIDE_PX = 8  # pixels between mask cells
 
 
 class PatchKernels(nn.Module):
-    """Two 1x1 convolutions a query, predicted from it, that draw patch masks of 4x4 pixels a cell.
+    """Two 1x1 convolutions a query, predicted from it, whose output is a patch mask.
+
+    A patch mask holds in each stride-8 cell the logits of 4x4 pixels, as channels.
 
     Paper: "conditional patch kernels".
     """
@@ -22,12 +24,14 @@ class PatchKernels(nn.Module):
 
         Args:
             hidden: channels C of a query and of the mask features.
-            mask_channels: channels of the drawn map.
+            mask_channels: channels of the patch mask.
             coordinate_scale: factor on the pixel coordinates beside the features, published as 1.
         """
         super().__init__()
         self.coordinate_scale = coordinate_scale
-        inputs = hidden + 2
+        self.mask_channels = mask_channels
+        inputs = hidden + 2  # features and the coordinates x and y
+        # In the order of the published checkpoints: two matrices, then two biases.
         self.sizes = [mask_channels * inputs, mask_channels**2, mask_channels, mask_channels]
         self.controller = Perceptron(hidden, hidden, hidden, sum(self.sizes))
         for layer in self.controller.matrices():
@@ -47,26 +51,32 @@ class PatchKernels(nn.Module):
             centres_px: reference points (x, y) of the queries in pixels, [N, Q, 2].
 
         Returns:
-            Patch maps [N, Q, 16, h, w].
+            Patch masks [N, Q, 16, h, w].
+
+        Paper: "conditional patch kernels".
         """
         height, width = features.shape[-2:]
+        # bfloat16 would round a coordinate of 600 to the next multiple of 4.
         with torch.autocast(features.device.type, enabled=False):
             first, second, first_bias, second_bias = kernels.float().split(self.sizes, -1)
-            first = rearrange(first, "n q (o i) -> n q o i", o=self.sizes[-1])
-            second = rearrange(second, "n q (o i) -> n q o i", o=self.sizes[-1])
-            away = centres_px.float()[:, :, None] - cell_centres(height, width, features.device)
-            away = away * self.coordinate_scale
+            first = rearrange(first, "n q (o i) -> n q o i", o=self.mask_channels)
+            second = rearrange(second, "n q (o i) -> n q o i", o=self.mask_channels)
+            cells_px = cell_centres_px(height, width, features.device)
+            offsets = centres_px.float()[:, :, None] - cells_px
+            offsets = offsets * self.coordinate_scale
+            # The features are those of the frame, the offsets differ from query to query: two
+            # products spare a copy of the features for each query.
             x = torch.einsum(
                 "n q o i, n i p -> n q o p", first[..., :-2], features.flatten(2).float()
             )
-            x = x + torch.einsum("n q o i, n q p i -> n q o p", first[..., -2:], away)
+            x = x + torch.einsum("n q o i, n q p i -> n q o p", first[..., -2:], offsets)
             x = F.relu(x + first_bias[..., None])
             x = second @ x + second_bias[..., None]
         return rearrange(x, "n q o (h w) -> n q o h w", h=height)
 
 
-def cell_centres(height: int, width: int, device: torch.device) -> Tensor:
+def cell_centres_px(height: int, width: int, device: torch.device) -> Tensor:
     """Pixel coordinates (x, y) of the cells of a stride-8 map, [height * width, 2]."""
-    x = torch.arange(width, device=device) * CELL_STRIDE + CELL_STRIDE // 2
-    y = torch.arange(height, device=device) * CELL_STRIDE + CELL_STRIDE // 2
+    x = torch.arange(width, device=device) * CELL_STRIDE_PX + CELL_STRIDE_PX // 2
+    y = torch.arange(height, device=device) * CELL_STRIDE_PX + CELL_STRIDE_PX // 2
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1).float()

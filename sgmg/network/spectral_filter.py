@@ -5,31 +5,33 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-SIGMA = 7.0  # of the Gaussian, in cells of the spectrum
+SIGMA_CELLS = 7.0  # of the Gaussian over the spectrum, at every size of map, as published
+MIN_SIDE_CELLS = 3  # cells a side that the unpadded 3x3 kernel needs
 
 
 def high_frequency_gaussian(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Gaussian around the highest frequency of an unshifted spectrum (its middle).
 
     Args:
-        height: Cells of the map.
-        width: Cells of the map.
-        device: Where to make it.
+        height: cells of the map.
+        width: cells of the map.
+        device: where to make it.
 
     Returns:
         [1, 1, height, width] float32, 1 at (height // 2, width // 2).
     """
-    sides = [
-        torch.exp(-((torch.arange(n, device=device) - n // 2) ** 2) / (2 * SIGMA**2))
-        for n in (height, width)
-    ]
-    return rearrange(torch.outer(*sides), "h w -> 1 1 h w")
+    bells = []
+    for side in (height, width):
+        distance = torch.arange(side, device=device) - side // 2
+        bells.append(torch.exp(-(distance**2) / (2 * SIGMA_CELLS**2)))
+    return rearrange(torch.outer(bells[0], bells[1]), "h w -> 1 1 h w")
 
 
-def _window_sums(size: int, like: Tensor) -> Tensor:
-    """[size, 3] of zeros and ones: column d sums what tap d of an unpadded 3-tap filter sees."""
-    i, d = torch.arange(size, device=like.device)[:, None], torch.arange(3, device=like.device)
-    return ((i >= d) & (i < size - 2 + d)).to(like.dtype)
+def window_sums(size: int, like: Tensor) -> Tensor:
+    """[size, 3] of zeros and ones: column k sums what tap k of an unpadded 3-tap filter sees."""
+    cell = torch.arange(size, device=like.device)[:, None]
+    tap = torch.arange(3, device=like.device)
+    return ((cell >= tap) & (cell < size - 2 + tap)).to(like.dtype)
 
 
 class SpectralFilter(nn.Module):
@@ -39,7 +41,7 @@ class SpectralFilter(nn.Module):
         """Build the filter.
 
         Args:
-            hidden: Channels of the map, any number.
+            hidden: channels of the map, any number.
         """
         super().__init__()
         self.laplace = nn.Conv2d(hidden, hidden, 3)
@@ -54,14 +56,14 @@ class SpectralFilter(nn.Module):
         for parameter in self.conv2.parameters():
             nn.init.zeros_(parameter)
 
-    def _damping(self, x: Tensor) -> Tensor:
+    def damping(self, x: Tensor) -> Tensor:
         """How much of the high frequencies to take away: [N, C, h, w] -> [N, 1, 1, 1] in (0, 1).
 
         The spatial mean of an unpadded 3x3 convolution is its weights applied to nine means.
         """
         h, w = x.shape[-2:]
-        rows, columns = _window_sums(h, x), _window_sums(w, x)
-        means = rearrange(x @ columns, "n c h j -> n c j h") @ rows / ((h - 2) * (w - 2))
+        sums = rearrange(x @ window_sums(w, x), "n c h j -> n c j h") @ window_sums(h, x)
+        means = sums / ((h - 2) * (w - 2))
         kernel = rearrange(self.laplace.weight, "o c i j -> o (c j i)")
         edges = F.linear(rearrange(means, "n c j i -> n (c j i)"), kernel, self.laplace.bias)
         return rearrange(self.fc(edges).sigmoid(), "n 1 -> n 1 1 1")
@@ -71,19 +73,20 @@ class SpectralFilter(nn.Module):
 
         Args:
             x: [N, C, h, w], h and w at least 3.
-            gaussian: That of the call before, [1, 1, h', w']; None makes it for this size.
+            gaussian: the Gaussian that the previous call returned, [1, 1, h', w'], to be resized;
+                None makes one for this size.
 
         Returns:
             The filtered map [N, C, h, w] float32 and the Gaussian of this size [1, 1, h, w], for
             the next call.
 
         Raises:
-            ValueError: The map is too small.
+            ValueError: the map is too small.
 
         Paper: spectrum-guided cross-modal fusion, spectral part.
         """
         h, w = x.shape[-2:]
-        if min(h, w) < 3:
+        if min(h, w) < MIN_SIDE_CELLS:
             raise ValueError(
                 f"a feature map of {h}x{w} cells is too small for the spectral filter (at least "
                 "3x3): feed larger frames, at 4 levels more than 128 pixels a side"
@@ -94,8 +97,9 @@ class SpectralFilter(nn.Module):
             gaussian = F.interpolate(gaussian, (h, w), mode="bilinear", align_corners=False)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            spectrum = torch.fft.fft2(x) * (1 - self._damping(x) * gaussian)
-            y = torch.cat([spectrum.real, spectrum.imag], dim=1)
-            y = self.conv2(F.relu(self.conv1(y)))
-            real, imag = y.chunk(2, dim=1)
-            return x + torch.fft.ifft2(torch.complex(real, imag)).real, gaussian
+            spectrum = torch.fft.fft2(x) * (1 - self.damping(x) * gaussian)
+            channels = torch.cat([spectrum.real, spectrum.imag], dim=1)
+            channels = self.conv2(F.relu(self.conv1(channels)))
+            real, imaginary = channels.chunk(2, dim=1)
+            residual = torch.fft.ifft2(torch.complex(real, imaginary)).real
+            return x + residual, gaussian

@@ -2,11 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sgmg.network.patch_kernels import PatchKernels, cell_centres
+from sgmg.network.patch_kernels import PatchKernels, cell_centres_px
 
 
 def test_cells_are_eight_pixels_apart_x_first():
-    centres = cell_centres(2, 3, torch.device("cpu"))
+    centres = cell_centres_px(2, 3, torch.device("cpu"))
     assert centres.tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
 
 
@@ -20,7 +20,7 @@ def test_each_query_convolves_its_frame_with_its_own_kernel():
     for n in range(2):
         for q in range(3):
             w1, w2, b1, b2 = kernels[n, q].split([16 * 34, 256, 16, 16])
-            away = (centres[n, q] - cell_centres(4, 5, torch.device("cpu"))).T.view(1, 2, 4, 5)
+            away = (centres[n, q] - cell_centres_px(4, 5, torch.device("cpu"))).T.view(1, 2, 4, 5)
             x = torch.cat([features[[n]], away], 1)
             x = F.conv2d(x, w1.view(16, 34, 1, 1), b1).relu()
             x = F.conv2d(x, w2.view(16, 16, 1, 1), b2)

@@ -16,7 +16,7 @@ def test_damping_is_that_of_the_full_convolution(filters, size):
     x = torch.randn(2, 8, *size)
     edges = filters.laplace(x).mean((2, 3))
     want = filters.fc(edges).sigmoid()[:, :, None, None]
-    torch.testing.assert_close(filters._damping(x), want)
+    torch.testing.assert_close(filters.damping(x), want)
 
 
 def test_gaussian_peaks_at_the_highest_frequency():
@@ -34,7 +34,7 @@ def test_spectrum_is_damped_before_channels_mix(filters):
         torch.nn.init.zeros_(conv.bias)
     x = torch.randn(1, 8, 5, 6)
     y, gaussian = filters(x)
-    spectrum = torch.fft.fft2(x) * (1 - filters._damping(x) * gaussian)
+    spectrum = torch.fft.fft2(x) * (1 - filters.damping(x) * gaussian)
     kept = torch.complex(spectrum.real.relu(), spectrum.imag.relu())
     torch.testing.assert_close(y, x + torch.fft.ifft2(kept).real)
 
@@ -64,7 +64,7 @@ def test_too_small_a_map_is_named(filters):
 def test_gradients(filters):
     filters.double()
     x = torch.randn(1, 8, 3, 4, dtype=torch.double, requires_grad=True)
-    damping = torch.autograd.gradcheck(filters._damping, x)
+    damping = torch.autograd.gradcheck(filters.damping, x)
     assert damping
 
 
