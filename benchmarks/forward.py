@@ -47,7 +47,7 @@ def straightforward() -> Iterator[None]:
     with (
         patch.object(WindowAttention, "forward", ShiftedWindowAttention3d.forward),
         patch.object(attention, "sample_by_bag", attention.sample_by_grid),
-        patch.object(SpectralFilter, "_damping", full_convolution),
+        patch.object(SpectralFilter, "damping", full_convolution),
         patch.dict(transformer.TOKENS_AT_ONCE, cpu=10**9),
     ):
         yield
@@ -56,7 +56,7 @@ def straightforward() -> Iterator[None]:
 def parts_of(model: SgMg) -> dict[str, list[tuple[Any, str]]]:
     """Functions whose time counts for each part, by owner and name."""
     filters = [*model.filters_before, *model.filters_after, model.fusion]
-    heads = [(model, "mask_features"), (model, "output"), (model.mask_optimizer, "prepare")]
+    heads = [(model, "mask_features"), (model, "layer_output"), (model.mask_optimizer, "prepare")]
     return {
         "backbone": [(model.backbone, "forward")],
         "text": [(model.text_encoder, "forward")],

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +19,16 @@ from sgmg.network.deformable_transformer import Decoded, DeformableTransformer, 
 from sgmg.network.heads import box_head, class_head
 from sgmg.network.mask_optimizer import MaskOptimizer
 from sgmg.network.outputs import LayerOutput, QueryOutput, Select, SgMgOutput, VisualFeatures
-from sgmg.network.patch_kernels import PATCH, PatchKernels
+from sgmg.network.patch_kernels import PATCH_PX, PatchKernels
 from sgmg.network.positions import resize_padding, sine_position_1d, sine_position_2d
-from sgmg.network.spectral_filter import SpectralFilter
+from sgmg.network.spectral_filter import MIN_SIDE_CELLS, SpectralFilter
 from sgmg.network.text_encoder import TextEncoder
-from sgmg.network.tokenizer import Tokens
+from sgmg.network.tokenizer import Tokenizer, Tokens
 
 NUM_LEVELS = 4  # strides 8, 16, 32 of the backbone and 64 made here
-MIN_CELLS = 3  # cells a side of the stride-64 map that the spectral filter's 3x3 kernel needs
+LAST_STRIDE_PX = 64
+MIN_SIDE_PX = LAST_STRIDE_PX * (MIN_SIDE_CELLS - 1) + 1  # the last level has enough cells
+NORM_GROUPS = 32  # of the group norms behind the projections, as in Deformable DETR
 
 
 class SgMg(
@@ -46,7 +47,11 @@ class SgMg(
     """
 
     def __init__(
-        self, config: SgMgConfig, *, tokenizer: Any = None, pretrained: bool = False
+        self,
+        config: SgMgConfig,
+        *,
+        tokenizer: Tokenizer | None = None,
+        pretrained: bool = False,
     ) -> None:
         """Build the network with fresh weights.
 
@@ -59,34 +64,45 @@ class SgMg(
             ValueError: no text model is named, or a part cannot be built from its settings.
         """
         super().__init__()
-        text = config.text_config or config.text_model
-        if not text:
+        text_model = config.text_config or config.text_model
+        if not text_model:
             raise ValueError("name a text_model, or give a text_config to start from nothing")
         self.config = config
         hidden = config.hidden
+        # The order of the parts is the order of the random numbers their first weights take.
         self.backbone = build_backbone(
             config.backbone, pretrained=pretrained, drop_path=config.drop_path
         )
-        frozen = {"freeze": config.freeze_text, "drop_frozen": config.drop_frozen_text}
         self.text_encoder = TextEncoder(
-            text, tokenizer, hidden=hidden, dropout=config.dropout, **frozen
+            text_model,
+            tokenizer,
+            hidden=hidden,
+            dropout=config.dropout,
+            freeze=config.freeze_text,
+            drop_frozen=config.drop_frozen_text,
         )
-        self.projections = nn.ModuleList(_projections(self.backbone.channels, hidden))
+        self.projections = nn.ModuleList(make_projections(self.backbone.channels, hidden))
         self.filters_before = nn.ModuleList(SpectralFilter(hidden) for _ in range(NUM_LEVELS))
         self.fusion = CrossAttention(hidden, heads=config.heads)
         self.filters_after = nn.ModuleList(SpectralFilter(hidden) for _ in range(NUM_LEVELS))
         self.query_positions = nn.Embedding(config.queries, hidden)
-        sizes = ("heads", "points", "feedforward", "encoder_layers", "decoder_layers", "dropout")
         self.transformer = DeformableTransformer(
-            hidden, levels=NUM_LEVELS, **{name: getattr(config, name) for name in sizes}
+            hidden,
+            heads=config.heads,
+            levels=NUM_LEVELS,
+            points=config.points,
+            feedforward=config.feedforward,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            dropout=config.dropout,
         )
         layers = range(config.decoder_layers)
         self.class_heads = nn.ModuleList(class_head(hidden) for _ in layers)
-        self.box_heads = nn.ModuleList(box_head(hidden, first=i == 0) for i in layers)
+        self.box_heads = nn.ModuleList(box_head(hidden, first=layer == 0) for layer in layers)
         self.kernels = PatchKernels(
             hidden, config.mask_channels, coordinate_scale=config.coordinate_scale
         )
-        quarter, eighth, *_ = self.backbone.channels
+        quarter, eighth, _, _ = self.backbone.channels
         self.mask_optimizer = MaskOptimizer(config.mask_channels, quarter=quarter, eighth=eighth)
         if config.identity_start:
             for module in self.modules():
@@ -94,32 +110,36 @@ class SgMg(
                     module.start_as_identity()
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]  # fewer settings than the mixin's
         cls,
         source: str | Path,
         *,
         changes: Mapping[str, Any] | None = None,
         without: Iterable[str] = (),
-        **download: Any,
+        **download: Unpack[model_folder.DownloadOptions],
     ) -> "SgMg":
         """Load a saved network, in evaluation mode; a folder needs no network connection.
 
         Args:
             source: folder written by `save_pretrained`, or the name of a Hugging Face repository.
-            changes: settings that differ from the saved ones, such as `dropout`.
+            changes: settings that differ from the saved ones, such as `dropout`, by their names in
+                `SgMgConfig` (`Any`, because their types differ).
             without: prefixes of weights that start anew, such as `class_heads.`.
-            download: passed to `huggingface_hub.snapshot_download` (revision, token ...).
+            download: options of a download (revision, token ...).
 
         Raises:
             CheckpointError: nothing is there, or it is broken or of another network.
         """
         folder = model_folder.find_folder(source, **download)
         config, tokenizer, weights = model_folder.read_folder(folder)
-        model = cls(replace(config, **(changes or {})), tokenizer=tokenizer)
+        if changes is not None:
+            config = replace(config, **changes)
+        model = cls(config, tokenizer=tokenizer)
         model_folder.load_weights(model, weights, str(source), without=without)
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        """Called by `save_pretrained` of the mixin (huggingface_hub 2.4), which adds the card."""
         model_folder.write_folder(save_directory, self.config, self, self.text_encoder)
 
     def forward(
@@ -138,10 +158,10 @@ class SgMg(
         Args:
             frames: ImageNet-normalised, zero where padded, [B, T, 3, H, W].
             padding: bool [B, H, W], True on padded pixels (bottom and right only).
-            expressions: E expressions, as text or tokens.
+            expressions: E expressions, as strings or tokens.
             select: chooses the queries whose masks are wanted, once a layer.
-            target_frame: frame of each clip that is answered for, int64 [B]; the others only lend
-                the backbone their motion, and T of the output is 1. All frames by default.
+            target_frame: frame of each clip to segment, int64 [B]; all the others only lend the
+                backbone their motion, and T of the output is 1. All frames by default.
             clip_index: clip each expression is about, int64 [E]; by default one each, in order.
             every_layer: output of all decoder layers (by default in training mode) or the last.
 
@@ -157,7 +177,8 @@ class SgMg(
 
     def tokenize(self, expressions: Sequence[str]) -> Tokens:
         """Tokens of expressions, on the network's device."""
-        return self.text_encoder.tokenize(list(expressions)).to(self.query_positions.weight.device)
+        device = self.query_positions.weight.device
+        return self.text_encoder.tokenize(list(expressions)).to(device)
 
     def encode_video(
         self, frames: Tensor, padding: Tensor, target_frame: Tensor | None = None
@@ -166,27 +187,52 @@ class SgMg(
 
         Arguments and errors as in `forward`.
         """
-        _check(frames, padding)
+        check_inputs(frames, padding)
         num_frames = frames.shape[1]
-        raw = [
-            rearrange(x, "(b t) c h w -> b t c h w", t=num_frames) for x in self.backbone(frames)
+        stages = [
+            rearrange(stage, "(b t) c h w -> b t c h w", t=num_frames)
+            for stage in self.backbone(frames)
         ]
         if target_frame is not None:
+            # Only the backbone mixes frames, so all but the wanted one have done their work.
             clips = torch.arange(len(frames), device=frames.device)
-            raw = [x[clips, target_frame][:, None] for x in raw]
-        gaussian, levels = None, []
+            stages = [stage[clips, target_frame][:, None] for stage in stages]
+        clips_and_frames = stages[0].shape[:2]
+
+        levels = []
+        gaussians = []
+        level_paddings = []
+        positions = []
+        gaussian = None
         for level, project in enumerate(self.projections):
-            x = project(raw[min(level + 1, 3)].flatten(0, 1))
+            # Strides 8, 16 and 32 are the backbone's last three maps; 64 is made from the last.
+            stage = stages[min(level + 1, 3)]
+            x = project(stage.flatten(0, 1))
+            # The Gaussian is made once and resized from level to level, as published.
             x, gaussian = self.filters_before[level](x, gaussian)
-            mask = resize_padding(padding, (x.shape[-2], x.shape[-1]))
-            positions = sine_position_2d(mask, self.config.hidden)
-            levels.append((x.unflatten(0, raw[0].shape[:2]), gaussian, mask, positions))
-        details = self.mask_optimizer.prepare(raw[0].flatten(0, 1), raw[1].flatten(0, 1))
-        quarter, eighth = (x.unflatten(0, raw[0].shape[:2]) for x in details)
-        sizes = torch.stack([(~padding).any(2).sum(1), (~padding).any(1).sum(1)], 1)
-        frame_size = (frames.shape[-2], frames.shape[-1])
-        maps, gaussians, masks, places = zip(*levels, strict=True)
-        return VisualFeatures(maps, gaussians, masks, places, (quarter, eighth), sizes, frame_size)
+            level_padding = resize_padding(padding, (x.shape[-2], x.shape[-1]))
+            levels.append(x.unflatten(0, clips_and_frames))
+            gaussians.append(gaussian)
+            level_paddings.append(level_padding)
+            positions.append(sine_position_2d(level_padding, self.config.hidden))
+
+        quarter, eighth = self.mask_optimizer.prepare(
+            stages[0].flatten(0, 1), stages[1].flatten(0, 1)
+        )
+        heights = (~padding).any(2).sum(1)
+        widths = (~padding).any(1).sum(1)
+        return VisualFeatures(
+            levels=tuple(levels),
+            gaussians=tuple(gaussians),
+            padding=tuple(level_paddings),
+            positions=tuple(positions),
+            details=(
+                quarter.unflatten(0, clips_and_frames),
+                eighth.unflatten(0, clips_and_frames),
+            ),
+            sizes=torch.stack([heights, widths], 1),
+            frame_size=(frames.shape[-2], frames.shape[-1]),
+        )
 
     def segment(
         self,
@@ -196,7 +242,7 @@ class SgMg(
         clip_index: Tensor | None = None,
         every_layer: bool | None = None,
     ) -> SgMgOutput:
-        """Segment what each expression names in clips already encoded.
+        """Segment what each expression names in encoded clips.
 
         Args:
             visual: from `encode_video`.
@@ -215,106 +261,165 @@ class SgMg(
                 f"{len(tokens.ids)} expressions for {len(visual.sizes)} clips: `clip_index` must "
                 "name one clip for each expression"
             )
-        words, word_padding, sentence = self.text_encoder(tokens)
-        memory = self.encode(visual, words, word_padding)
-        decoded = self.decode(memory, sentence)
+        word_features, word_padding, sentence_features = self.text_encoder(tokens)
+        memory = self.encode(visual, word_features, word_padding)
+        decoded = self.decode(memory, sentence_features)
         features = self.mask_features(memory)
-        last = self.config.decoder_layers - 1
-        every_layer = self.training if every_layer is None else every_layer
-        chosen = range(last + 1) if every_layer else (last,)
-        return SgMgOutput(tuple(self.output(i, decoded, features, visual, select) for i in chosen))
 
-    def fuse(self, visual: VisualFeatures, words: Tensor, word_padding: Tensor) -> list[Tensor]:
-        """Spectrum-guided cross-modal fusion: maps [E, T, C, h, w] that know the expression."""
+        num_layers = self.config.decoder_layers
+        if every_layer is None:
+            every_layer = self.training
+        first_layer = 0 if every_layer else num_layers - 1
+        outputs = [
+            self.layer_output(layer, decoded, features, visual, select)
+            for layer in range(first_layer, num_layers)
+        ]
+        return SgMgOutput(tuple(outputs))
+
+    def fuse(
+        self, visual: VisualFeatures, word_features: Tensor, word_padding: Tensor
+    ) -> list[Tensor]:
+        """Spectrum-guided cross-modal fusion: maps [E, T, C, h, w] that know the expression.
+
+        Args:
+            visual: features of the clip of each expression.
+            word_features: [E, L, C].
+            word_padding: bool [E, L], True = pad.
+
+        Paper: "spectrum-guided cross-modal fusion".
+        """
+        word_positions = sine_position_1d(word_padding, word_features.shape[-1])
         fused = []
-        places = sine_position_1d(word_padding, words.shape[-1])
-        for x, gaussian, after in zip(
+        for level, gaussian, spectral_filter in zip(
             visual.levels, visual.gaussians, self.filters_after, strict=True
         ):
-            x = self.fusion(x, words, word_padding, places)
-            fused.append(after(x.flatten(0, 1), gaussian)[0].unflatten(0, x.shape[:2]))
+            attended = self.fusion(level, word_features, word_padding, word_positions)
+            filtered, _ = spectral_filter(attended.flatten(0, 1), gaussian)
+            fused.append(filtered.unflatten(0, attended.shape[:2]))
         return fused
 
-    def encode(self, visual: VisualFeatures, words: Tensor, word_padding: Tensor) -> Memory:
+    def encode(self, visual: VisualFeatures, word_features: Tensor, word_padding: Tensor) -> Memory:
         """Fuse with the words, then encode every frame."""
-        fused = self.fuse(visual, words, word_padding)
+        fused = self.fuse(visual, word_features, word_padding)
         return self.transformer.encode(fused, visual.positions, visual.padding)
 
-    def decode(self, memory: Memory, sentence: Tensor) -> Decoded:
-        """Decode Q queries a frame, each starting as the sentence."""
-        frames = len(memory.tokens) // len(sentence)
-        content = repeat(sentence, "e c -> (e t) q c", t=frames, q=self.config.queries)
+    def decode(self, memory: Memory, sentence_features: Tensor) -> Decoded:
+        """Decode Q queries a frame, each starting as the sentence [E, C] of its expression."""
+        num_frames = len(memory.tokens) // len(sentence_features)
+        content = repeat(sentence_features, "e c -> (e t) q c", t=num_frames, q=self.config.queries)
         return self.transformer.decode(memory, content, self.query_positions.weight, self.box_heads)
 
     def mask_features(self, memory: Memory) -> Tensor:
         """Sum of the encoded maps of strides 8, 16 and 32 at stride 8, [N, C, h, w]."""
-        first, *coarser = memory.maps()[:3]
-        for x in coarser:
-            first = first + F.interpolate(x, first.shape[-2:], mode="bicubic", align_corners=False)
-        return first
+        features, *coarser_maps = memory.maps()[:3]
+        size = features.shape[-2:]
+        for coarser_map in coarser_maps:
+            features = features + F.interpolate(
+                coarser_map, size, mode="bicubic", align_corners=False
+            )
+        return features
 
-    def output(
+    def layer_output(
         self, layer: int, decoded: Decoded, features: Tensor, visual: VisualFeatures, select: Select
     ) -> LayerOutput:
         """Scores and boxes of a decoder layer's queries, masks of those `select` chooses.
 
         Args:
-            layer: of the decoder, from 0.
+            layer: index of the decoder layer, from 0.
             decoded: states and boxes of all layers.
             features: mask features [E * T, C, h, w].
             visual: features of the clip of each expression.
             select: as in `forward`.
         """
-        states, boxes = decoded.states[layer], decoded.boxes_cxcywh[layer]
-        expressions = len(visual.sizes)
-        per_clip = partial(rearrange, pattern="(e t) ... -> e t ...", e=expressions)
-        frames = len(states) // expressions
-        size_px = repeat(visual.sizes.flip(1), "e xy -> (e t) 1 xy", t=frames)
-        centres_px = boxes[..., :2].detach() * size_px
+        states = decoded.states[layer]
+        boxes_cxcywh = decoded.boxes_cxcywh[layer]
+        num_expressions = len(visual.sizes)
+        num_frames = len(states) // num_expressions
+        sizes_px = repeat(visual.sizes.flip(1), "e xy -> (e t) 1 xy", t=num_frames)
+        centres_px = boxes_cxcywh[..., :2].detach() * sizes_px
 
         @torch.no_grad()
-        def draw_all() -> Tensor:
+        def compute_masks() -> Tensor:
             patches = self.kernels.convolve(self.kernels(states), features, centres_px)
-            return per_clip(_shuffle(patches, visual.frame_size, stride=2))
+            return split_frames(shuffle(patches, visual.frame_size, stride=2), num_expressions)
 
-        logits = self.class_heads[layer](states)
-        queries = QueryOutput(per_clip(logits)[..., 0], per_clip(boxes), draw_all)
+        queries = QueryOutput(
+            class_logits=split_frames(self.class_heads[layer](states), num_expressions)[..., 0],
+            boxes_cxcywh=split_frames(boxes_cxcywh, num_expressions),
+            compute_masks=compute_masks,
+        )
         query_index = select(queries)
-        index = repeat(query_index.view(expressions, -1), "e k -> (e t) k 1", t=frames)
+
+        # Only the chosen queries get kernels with a gradient and reach the mask optimizer.
+        index = repeat(query_index.view(num_expressions, -1), "e k -> (e t) k 1", t=num_frames)
         patches = self.kernels.convolve(
             self.kernels(states.take_along_dim(index, 1)),
             features,
             centres_px.take_along_dim(index, 1),
         )
-        count = index.shape[1]
-        details = [repeat(x, "e t c h w -> (e t k) c h w", k=count) for x in visual.details]
-        refined = self.mask_optimizer(patches.flatten(0, 1), (details[0], details[1]))
-        masks = [
-            per_clip(_shuffle(x, visual.frame_size, stride=stride))
-            for x, stride in ((patches, 2), (refined.unflatten(0, (-1, count)), 1))
-        ]
-        low, high = masks if query_index.dim() == 2 else [x.squeeze(2) for x in masks]
-        return LayerOutput(queries, query_index, low, high)
+        refined = self._refine(patches, visual.details)
+        low_masks = split_frames(shuffle(patches, visual.frame_size, stride=2), num_expressions)
+        masks = split_frames(shuffle(refined, visual.frame_size, stride=1), num_expressions)
+        if query_index.dim() == 1:  # one query an expression: no axis for it
+            low_masks = low_masks.squeeze(2)
+            masks = masks.squeeze(2)
+        return LayerOutput(
+            queries=queries,
+            query_index=query_index,
+            low_mask_logits=low_masks,
+            mask_logits=masks,
+        )
+
+    def _refine(self, patches: Tensor, details: tuple[Tensor, Tensor]) -> Tensor:
+        """Patch masks at stride 8 to stride 4, [E * T, K, 16, h, w]."""
+        num_queries = patches.shape[1]
+        quarter = repeat(details[0], "e t c h w -> (e t k) c h w", k=num_queries)
+        eighth = repeat(details[1], "e t c h w -> (e t k) c h w", k=num_queries)
+        refined = self.mask_optimizer(patches.flatten(0, 1), (quarter, eighth))
+        return refined.unflatten(0, (-1, num_queries))
 
 
-def _projections(channels: Sequence[int], hidden: int) -> list[nn.Sequential]:
+def make_projections(channels: Sequence[int], hidden: int) -> list[nn.Sequential]:
     """Backbone maps of strides 8, 16, 32 to `hidden` channels, and stride 64 from the last."""
-    convolutions = [nn.Conv2d(c, hidden, 1) for c in channels[1:]]
+    convolutions = [nn.Conv2d(stage_channels, hidden, 1) for stage_channels in channels[1:]]
     convolutions.append(nn.Conv2d(channels[-1], hidden, 3, stride=2, padding=1))
     for convolution in convolutions:
         nn.init.xavier_uniform_(convolution.weight)
         if convolution.bias is not None:
             nn.init.zeros_(convolution.bias)
-    return [nn.Sequential(c, nn.GroupNorm(32, hidden)) for c in convolutions]
+    return [
+        nn.Sequential(convolution, nn.GroupNorm(NORM_GROUPS, hidden))
+        for convolution in convolutions
+    ]
 
 
-def _shuffle(patches: Tensor, frame_size: tuple[int, int], *, stride: int) -> Tensor:
-    """Patch maps [..., 16, h, w] to masks [..., H, W] of the frame at `stride`."""
-    height, width = (side // stride for side in frame_size)
-    return F.pixel_shuffle(patches, PATCH).squeeze(-3)[..., :height, :width]
+def split_frames(x: Tensor, num_expressions: int) -> Tensor:
+    """[E * T, ...] to [E, T, ...]."""
+    return rearrange(x, "(e t) ... -> e t ...", e=num_expressions)
 
 
-def _check(frames: Tensor, padding: Tensor) -> None:
+def shuffle(patches: Tensor, frame_size: tuple[int, int], *, stride: int) -> Tensor:
+    """Patch masks to masks of pixels.
+
+    Args:
+        patches: [..., 16, h, w].
+        frame_size: padded (height, width) in pixels.
+        stride: that of the masks, a quarter of that of the patches.
+
+    Returns:
+        [..., H / stride, W / stride].
+    """
+    height, width = frame_size
+    masks = F.pixel_shuffle(patches, PATCH_PX).squeeze(-3)
+    return masks[..., : height // stride, : width // stride]
+
+
+def check_inputs(frames: Tensor, padding: Tensor) -> None:
+    """Refuse frames and padding that do not fit the network or each other.
+
+    Raises:
+        ValueError: a shape or type is wrong, or the frames are too small.
+    """
     if frames.dim() != 5 or frames.shape[2] != 3:
         raise ValueError(f"frames {list(frames.shape)}: must be [B, T, 3, H, W]")
     clips, _, _, height, width = frames.shape
@@ -323,9 +428,9 @@ def _check(frames: Tensor, padding: Tensor) -> None:
             f"padding {list(padding.shape)} {padding.dtype}: must be bool [B, H, W] like frames "
             f"{list(frames.shape)}"
         )
-    smallest = 64 * (MIN_CELLS - 1) + 1
-    if min(height, width) < smallest:
+    if min(height, width) < MIN_SIDE_PX:
         raise ValueError(
-            f"frames of {height}x{width} pixels: at least {smallest} a side are needed (the "
-            f"stride-64 map must have {MIN_CELLS}x{MIN_CELLS} cells); enlarge or pad them"
+            f"frames of {height}x{width} pixels: at least {MIN_SIDE_PX} a side are needed (the "
+            f"stride-{LAST_STRIDE_PX} map must have {MIN_SIDE_CELLS}x{MIN_SIDE_CELLS} cells); "
+            "enlarge or pad them"
         )

@@ -1,8 +1,7 @@
-"""What the network hands out: plain frozen records, no targets, no data sets."""
+"""Records that the network hands out: plain and frozen, with no targets and no data sets."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,9 +32,16 @@ class VisualFeatures:
 
     def select_clips(self, clip_index: Tensor) -> "VisualFeatures":
         """Features of the clips `clip_index` [E] names, in that order (repeats allowed)."""
-        names = ("levels", "padding", "positions", "details")
-        maps: dict[str, Any] = {n: tuple(x[clip_index] for x in getattr(self, n)) for n in names}
-        return replace(self, **maps, sizes=self.sizes[clip_index])
+        quarter, eighth = self.details
+        return VisualFeatures(
+            levels=tuple(level[clip_index] for level in self.levels),
+            gaussians=self.gaussians,
+            padding=tuple(level[clip_index] for level in self.padding),
+            positions=tuple(level[clip_index] for level in self.positions),
+            details=(quarter[clip_index], eighth[clip_index]),
+            sizes=self.sizes[clip_index],
+            frame_size=self.frame_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,13 @@ class QueryOutput:
     Attributes:
         class_logits: [E, T, Q], object or not.
         boxes_cxcywh: [E, T, Q, 4], normalised by the unpadded frame.
-        compute_masks: makes `low_mask_logits`; called at most once, and only if someone asks.
+        compute_masks: computes `low_mask_logits`; called at most once, and only on demand.
     """
 
     class_logits: Tensor
     boxes_cxcywh: Tensor
     compute_masks: Callable[[], Tensor] = field(repr=False)
-    _drawn: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    _cached_masks: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
     @property
     def low_mask_logits(self) -> Tensor:
@@ -59,9 +65,10 @@ class QueryOutput:
 
         Computed on first use and without gradient: they serve to choose, not to learn.
         """
-        if not self._drawn:  # no `cached_property`: its lock breaks a compiled graph in Python 3.11
-            self._drawn.append(self.compute_masks())
-        return self._drawn[0]
+        # No `cached_property`: its lock breaks a compiled graph in Python 3.11.
+        if not self._cached_masks:
+            self._cached_masks.append(self.compute_masks())
+        return self._cached_masks[0]
 
 
 Select = Callable[[QueryOutput], Tensor]
@@ -74,7 +81,7 @@ class LayerOutput:
 
     Attributes:
         queries: class scores and boxes of all queries.
-        query_index: the queries that `select` chose, [E] or [E, K].
+        query_index: the queries that `select` chose, int64 [E] or [E, K].
         low_mask_logits: [E, T, H / 2, W / 2] before the mask optimizer ([E, T, K, ...] for K).
         mask_logits: [E, T, H, W] at padded input resolution ([E, T, K, H, W] for K queries).
     """
@@ -113,10 +120,12 @@ class SgMgOutput:
 
 def best_query(queries: QueryOutput) -> Tensor:
     """Query with the highest class score averaged over the frames, [E]."""
-    return queries.class_logits.float().sigmoid().mean(1).argmax(-1)
+    scores = queries.class_logits.float().sigmoid()
+    return scores.mean(1).argmax(-1)
 
 
 def every_query(queries: QueryOutput) -> Tensor:
     """All queries [E, Q], for the benchmarks that rank them."""
-    expressions, _, count = queries.class_logits.shape
-    return torch.arange(count, device=queries.class_logits.device).expand(expressions, count)
+    num_expressions, _, num_queries = queries.class_logits.shape
+    all_queries = torch.arange(num_queries, device=queries.class_logits.device)
+    return all_queries.expand(num_expressions, num_queries)
