@@ -229,7 +229,6 @@ class ShardVideo:
     height: int
     width: int
     expressions: Sequence[Expression]
-    objects: Collection[str]
     frame_names: Sequence[str]
     annotated: Sequence[bool]
     shard_frames: Sequence[Frame]
@@ -242,7 +241,6 @@ class ShardVideo:
             height=video.height,
             width=video.width,
             expressions=video.expressions,
-            objects=list(video.objects),
             frame_names=[frame.name for frame in video.frames],
             annotated=[frame.masks is not None for frame in video.frames],
             shard_frames=video.frames,

@@ -190,7 +190,8 @@ class MergedObjects:
     """Label maps of all objects, `<annotator>/<video>/<frame>.png`; the score is J&F.
 
     Each annotator counts by itself: the n-th expression of an annotator has the label n. Labels are
-    matched to objects for the best J&F, as DAVIS does.
+    matched to objects for the best J&F, as DAVIS does. Which objects count is the published rule,
+    see `scored_objects`.
 
     Attributes:
         sizes: As published.
@@ -227,7 +228,9 @@ class MergedObjects:
         """J, F and their statistics of every annotator and object."""
         if not annotated_frames(video):
             return
-        objects = [name for name in video.objects if name != VOID_OBJECT]
+        objects = scored_objects(video)
+        if not objects:
+            return
         truths = np.stack([video.truth([name]) for name in objects])
         void = video.truth([VOID_OBJECT])
         for number, (annotator, indices) in enumerate(expressions_by_annotator(video).items()):
@@ -414,6 +417,24 @@ def expressions_by_annotator(video: EvaluationVideo) -> dict[str, list[int]]:
     for index, expression in enumerate(video.expressions):
         indices[expression.kind or "unnamed"].append(index)
     return dict(sorted(indices.items()))
+
+
+def scored_objects(video: EvaluationVideo) -> list[str]:
+    """Ids that DAVIS scores: 1 to the largest id of the first annotated frame, void apart.
+
+    An object that appears later has no row, and neither has one that the data set lists but no
+    mask of the first frame shows. An id below the largest that the first frame skips has a row.
+
+    Raises:
+        ValueError: An id is no number, as those of DAVIS are.
+    """
+    first = annotated_frames(video)[0]
+    names = [name for name in video.visible_objects(first) if name != VOID_OBJECT]
+    for name in names:
+        if not name.isdecimal():
+            raise ValueError(f"video {video.video_id}: object id {name!r} is no number of DAVIS")
+    num_objects = max((int(name) for name in names), default=0)
+    return [str(number) for number in range(1, num_objects + 1)]
 
 
 def write_clip(

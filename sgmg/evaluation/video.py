@@ -67,11 +67,6 @@ class EvaluationVideo(ListedVideo, Protocol):
     """A video that can be predicted and scored."""
 
     @property
-    def objects(self) -> Collection[str]:
-        """Ids of all objects, in the data set's order."""
-        ...
-
-    @property
     def annotated(self) -> Sequence[bool]:
         """Whether a frame carries ground truth, one entry a frame."""
         ...

@@ -92,7 +92,6 @@ def annotators() -> PlainVideo:
     void[-1] = True
     return PlainVideo(
         masks=[{"1": DOG, "2": CAT, "255": void}] * 3,
-        objects=("1", "2", "255"),
         expressions=[
             PlainExpression("0", "the dog", ("1",), "b"),
             PlainExpression("1", "a cat", ("2",), "a"),
@@ -201,3 +200,56 @@ def test_only_clips_have_a_server() -> None:
     for benchmark in BENCHMARKS.values():
         has_server = isinstance(benchmark, ClipBenchmark)
         assert (benchmark.submission([]) is not None) == has_server
+
+
+def davis_video(*masks: dict[str, np.ndarray]) -> PlainVideo:
+    """A sequence whose only annotator names objects 1 and 2."""
+    expressions = [
+        PlainExpression("0", "a dog", ("1",), "annot1"),
+        PlainExpression("1", "a cat", ("2",), "annot1"),
+    ]
+    return PlainVideo(masks=masks, expressions=expressions)
+
+
+def score_labels(video: PlainVideo, labels: np.ndarray, folder: Path) -> list[ExpressionScore]:
+    """Score the same label map in every frame."""
+    masks = MaskFolder(folder)
+    for frame in video.frame_names:
+        masks.write(f"annot1/video/{frame}.png", labels)
+    return list(MergedObjects().score(video, masks))
+
+
+def test_davis_scores_no_object_that_appears_after_the_first_frame(tmp_path: Path) -> None:
+    late = square(0, 0, side=1)
+    video = davis_video({"1": DOG, "2": CAT}, {"1": DOG, "2": CAT, "3": late})
+    labels = (DOG + 2 * CAT).astype(np.uint8)
+    scores = score_labels(video, labels, tmp_path)
+    assert [score.label for score in scores] == [1, 2]
+    assert all(score.scores["j"] == score.scores["f"] == 1 for score in scores)
+
+
+def test_davis_scores_no_object_that_is_listed_and_never_seen(tmp_path: Path) -> None:
+    video = davis_video({"1": DOG}, {"1": DOG})
+    (dog,) = score_labels(video, DOG.astype(np.uint8), tmp_path)
+    assert (dog.text, dog.scores["j"]) == ("a dog", 1)
+
+
+def test_davis_scores_an_id_that_the_first_frame_skips(tmp_path: Path) -> None:
+    """Ids 1 and 3 are seen: 2 counts, and is right where nothing is predicted for it."""
+    video = davis_video({"1": DOG, "3": CAT}, {"1": DOG, "2": square(0, 12, side=3), "3": CAT})
+    labels = (DOG + 2 * CAT).astype(np.uint8)  # labels are matched: their order is free
+    dog, skipped, cat = score_labels(video, labels, tmp_path)
+    assert (dog.text, dog.scores["j"]) == ("a dog", 1)
+    assert skipped.scores["j"] == 0.5  # the second frame shows the object
+    assert (cat.text, cat.scores["j"]) == ("", 1)  # the annotator has not named it
+
+
+def test_davis_refuses_ids_that_are_no_numbers(tmp_path: Path) -> None:
+    video = davis_video({"dog": DOG})
+    with pytest.raises(ValueError, match="video video: object id 'dog' is no number of DAVIS"):
+        score_labels(video, DOG.astype(np.uint8), tmp_path)
+
+
+def test_davis_scores_nothing_of_a_sequence_whose_first_frame_is_empty(tmp_path: Path) -> None:
+    video = davis_video({"255": CAT}, {"1": DOG, "255": CAT})
+    assert score_labels(video, DOG.astype(np.uint8), tmp_path) == []

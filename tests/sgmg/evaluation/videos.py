@@ -29,7 +29,6 @@ class PlainVideo:
 
     masks: Sequence[Mapping[str, Mask] | None]
     expressions: Sequence[PlainExpression]
-    objects: Collection[str] = ("1", "2")
     video_id: str = "video"
     height: int = HEIGHT
     width: int = WIDTH
