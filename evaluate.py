@@ -83,8 +83,11 @@ def main() -> None:
     PartialState().destroy_process_group()
 
 
-def evaluate(settings: Settings) -> None:
+def evaluate(settings: Settings) -> Benchmark:
     """Predict, score, report; every process must call it.
+
+    Returns:
+        The benchmark of the data set.
 
     Raises:
         ShardError: The shard set is missing, half-built or damaged.
@@ -121,7 +124,8 @@ def evaluate(settings: Settings) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         report(settings, benchmark, shard_set, masks, finished_videos)
-    state.wait_for_everyone()
+    state.wait_for_everyone()  # what the main process has written can be read now
+    return benchmark
 
 
 def validate(
@@ -151,8 +155,8 @@ def validate(
         folder = out / f"validation-{index}"
         if state.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
-        state.wait_for_everyone()
-        evaluate(
+        state.wait_for_everyone()  # nobody reads what is being deleted
+        benchmark = evaluate(
             Settings(
                 source=checkpoint,
                 shards=url,
@@ -166,7 +170,6 @@ def validate(
         if not summary_file.is_file():
             raise ValueError(f"{url} has no ground truth: name another set to validate on")
         summary: dict[str, float] = json.loads(summary_file.read_text(encoding="utf-8"))
-        benchmark = find_benchmark(ShardSet.open(url).manifest.dataset)
         headlines.append(summary[benchmark.headline])
         for name, value in summary.items():
             scores[f"validation {index} {name}"] = value
@@ -275,6 +278,7 @@ def fingerprint(
     """What the results depend on: shards, and weights and sizes, or the place of the masks."""
     if predictor is None:
         return {"shards": shard_set.hash, "source": str(settings.source)}
+    # the bytes, not the path: a run folder stands for its newest checkpoint, which may change
     weights = (find_checkpoint(settings.source) / "model.safetensors").read_bytes()
     sizes = [
         predictor.short_side,

@@ -152,6 +152,7 @@ class ClipBenchmark:
         """
         if not annotated_frames(video):
             return
+        # an expression without objects is one whose objects the data set keeps secret
         expressions = [expression for expression in video.expressions if expression.objects]
         truths = {expression.objects: video.truth(expression.objects) for expression in expressions}
         for expression in expressions:
@@ -239,6 +240,7 @@ class MergedObjects:
             if masks.has_folder(published_folder):
                 folder = published_folder
             labels = read_clip(masks, folder, video)
+            # void pixels may be predicted as anything: no score counts them
             j, f = score_best_assignment(label_planes(labels), truths, void)
 
             label_of = {
@@ -328,7 +330,7 @@ class RankedQueries:
             truths = video.truth(expression.objects)
             for index, truth in zip(indices, truths, strict=True):
                 if not truth.any():
-                    continue
+                    continue  # as published, a frame without the object is no sample
                 frame = video.frame_names[index]
                 name = mask_name(folder, frame)
                 ranked_boxes = None
@@ -373,11 +375,14 @@ class RankedQueries:
 # A2D and JHMDB: an annotated frame amid five, expressions in lower case, as published
 VIDEO_FRAMES = RankedQueries(frames_around=2, lower_case=True)
 
+# by the name that a reader of `preprocess` gives its data set; "+" is no letter of a file name
 BENCHMARKS: Mapping[str, Benchmark] = {
+    # those of the 507 videos listed that the server scores
     "ref-youtube-vos": ClipBenchmark(published={"valid": SplitSize(202, 834)}),
     "mevis": ClipBenchmark(),
     "synthetic": ClipBenchmark(),
     "synthetic-image": ClipBenchmark(),
+    # four expressions for each of 61 objects
     "ref-davis17": MergedObjects(published={"val": SplitSize(30, 244)}),
     "a2d-sentences": VIDEO_FRAMES,
     "jhmdb-sentences": VIDEO_FRAMES,

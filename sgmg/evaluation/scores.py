@@ -53,7 +53,7 @@ class ExpressionScore:
     @property
     def quality(self) -> float:
         """Mean of J and F, or IoU; 0 to 1."""
-        if "j" in self.scores:
+        if "j" in self.scores:  # a whole clip
             return (self.scores["j"] + self.scores["f"]) / 2
         return self.scores["intersections"] / self.scores["unions"]
 

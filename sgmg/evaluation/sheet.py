@@ -72,7 +72,7 @@ def draw_expression(
     truth_of_frame = dict(zip(annotated, video.truth(objects), strict=True))
     if score.frame:
         annotated = [index for index in annotated if video.frame_names[index] == score.frame]
-    step = math.ceil(len(annotated) / MAX_FRAMES)
+    step = math.ceil(len(annotated) / MAX_FRAMES)  # spread over the whole video
     indices = annotated[::step]
 
     size = (video.height, video.width)
@@ -80,6 +80,7 @@ def draw_expression(
     for index, frame in zip(indices, video.frames(indices), strict=True):
         name = mask_name(score.folder, video.frame_names[index])
         labels = masks.read(name, size)
+        # in a label map only one value is the object, in a binary mask any but 0
         mask = labels == score.label if score.label else labels > 0
         pixels = frame.permute(1, 2, 0).numpy()
         tinted = draw_masks(pixels, mask[None])

@@ -43,9 +43,9 @@ def clip(cases):
     return truths, predictions, void
 
 
-def of_each(score, predictions, truths, *rest, **settings):
+def score_each(score, predictions, truths, void=None):
     pairs = zip(predictions, truths, strict=True)
-    return np.array([score(p, g, *rest, **settings) for p, g in pairs])
+    return np.array([score(prediction, truth, void) for prediction, truth in pairs])
 
 
 def close(got, want):
@@ -55,11 +55,11 @@ def close(got, want):
 @pytest.mark.parametrize(("name", "score"), [("J", region_similarity), ("F", contour_accuracy)])
 def test_frames(want, clip, name, score):
     truths, predictions, void = clip
-    close(of_each(score, predictions, truths), want["davis"][name])
-    close(of_each(score, predictions, truths, void), want["davis"][f"{name}_void"])
+    close(score_each(score, predictions, truths), want["davis"][name])
+    close(score_each(score, predictions, truths, void), want["davis"][f"{name}_void"])
     predictions = predictions.copy()
     predictions[1] = False
-    close(of_each(score, predictions, truths), want["davis"][f"{name}_missing_object"])
+    close(score_each(score, predictions, truths), want["davis"][f"{name}_missing_object"])
 
 
 def test_bound_in_pixels(want, clip):
@@ -133,9 +133,10 @@ def test_overlaps_of_boxes(want, ranked):
     best = masks[np.arange(len(masks)), scores.argmax(1)]
     a, b = boxes_px(best), boxes_px(truths)
     sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
-    both = sides.prod(1)
-    either = sum((x[:, 2:] - x[:, :2]).prod(1) for x in (a, b)) - both
-    got = overlap_summary(both, either)
+    intersections = sides.prod(1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
+    unions = areas[0] + areas[1] - intersections
+    got = overlap_summary(intersections, unions)
     close(got.pop("overall_iou"), want["a2d"]["bbox_overall_iou"])
     close(got.pop("mean_iou"), want["a2d"]["bbox_mean_iou"])
     close(list(got.values()), want["a2d"]["bbox_precision_at_k"])

@@ -29,8 +29,8 @@ def test_video_masks(want, golden):
     masks = restore(logits[:, :height, :width], tuple(case["original"])) > 0
     assert list(masks.shape) == stored["ytvos/shape"].array.tolist()
     assert masks.flatten(1).sum(1).tolist() == stored["ytvos/area"].array.tolist()
-    wrong = np.packbits(masks.numpy()) != stored["ytvos/bits"].array
-    hold("post-processing, bytes of masks that differ", 0, wrong.sum())
+    differing = np.packbits(masks.numpy()) != stored["ytvos/bits"].array
+    hold("post-processing, bytes of masks that differ", 0, differing.sum())
 
 
 def test_merged_objects(want, golden):
@@ -40,8 +40,8 @@ def test_merged_objects(want, golden):
     logits = torch.stack([blocks(seed, case["t"], *case["grid"]) for seed in seeds])
     logits = restore(logits[..., :height, :width], tuple(case["original"]))
     labels = merge_objects(logits.sigmoid())
-    wrong = labels.numpy() != stored["davis/labels"].array
-    hold("post-processing, labels that differ", 0, wrong.sum())
+    differing = labels.numpy() != stored["davis/labels"].array
+    hold("post-processing, labels that differ", 0, differing.sum())
     counts = torch.bincount(labels.flatten().long(), minlength=len(seeds) + 1)
     assert counts.tolist() == stored["davis/counts"].array.tolist()
 
@@ -59,15 +59,15 @@ def test_candidates(want, benchmark):
             logits[i, 0, :, 0], masks[i, 0, :, :height, :width], boxes[i, 0], original
         )
         # a2d lists queries as they come, refcoco best first; masks are stored of the first few
-        for place, query in enumerate(np.argsort(expected["scores"])[::-1]):
-            assert got.scores[place].item() == pytest.approx(expected["scores"][query], rel=1e-6)
-            assert got.masks[place].sum() == expected["area"][query]
+        for rank, query in enumerate(np.argsort(expected["scores"])[::-1]):
+            assert got.scores[rank].item() == pytest.approx(expected["scores"][query], rel=1e-6)
+            assert got.masks[rank].sum() == expected["area"][query]
             if query < len(expected["rle"]):
                 mask = coco_mask.decode(expected["rle"][query]).astype(bool)
-                assert np.array_equal(got.masks[place].numpy(), mask)
+                assert np.array_equal(got.masks[rank].numpy(), mask)
             if "boxes" in expected:
                 box = torch.tensor(expected["boxes"][query])
-                torch.testing.assert_close(got.boxes_xyxy_px[place], box, rtol=1e-5, atol=1e-4)
+                torch.testing.assert_close(got.boxes_xyxy_px[rank], box, rtol=1e-5, atol=1e-4)
 
 
 def test_size_rules(table):

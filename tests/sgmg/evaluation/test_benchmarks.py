@@ -60,15 +60,15 @@ def test_clips_write_every_frame_and_score_the_annotated(tmp_path: Path) -> None
     assert all(masks.read(name, size).max() == 255 for name, size in expected)
     assert np.array_equal(masks.read("video/1/00002.png", SIZE), CAT * np.uint8(255))
 
-    dog, cat, both = benchmark.score(video, masks)  # nothing is known of the secret
+    dog, cat, dog_and_cat = benchmark.score(video, masks)  # nothing is known of the secret
     assert (dog.text, dog.kind, dog.folder) == ("a dog", "side", "video/0")
     assert dog.scores["j"] == dog.scores["f"] == 1
     assert dog.scores["control"] == 0  # against the cat, the only object apart
     assert dog.area == 25 / 192
     assert cat.scores["j"] == 0.5  # in the last frame there is no cat
     assert cat.area == 25 / 192  # over the frames that show it
-    assert both.scores["j"] == pytest.approx((0.5 + 1) / 2)
-    assert np.isnan(both.scores["control"])  # all objects are its own
+    assert dog_and_cat.scores["j"] == pytest.approx((0.5 + 1) / 2)
+    assert np.isnan(dog_and_cat.scores["control"])  # all objects are its own
 
 
 def test_videos_without_ground_truth_are_predicted_and_not_scored(tmp_path: Path) -> None:

@@ -63,15 +63,15 @@ def test_a_sheet_has_a_row_an_expression(tmp_path: Path) -> None:
     masks = MaskFolder(tmp_path)
     for frame in VIDEO.frame_names:
         masks.write(f"video/0/{frame}.png", np.zeros((HEIGHT, WIDTH), np.uint8))
-    asked = []
+    opened = []
 
     def open_video(video_id: str) -> PlainVideo:
-        asked.append(video_id)
+        opened.append(video_id)
         return VIDEO
 
     scores = [score(0.9), score(0.1)]
-    one = evaluation_sheet(scores, masks, open_video, 1)
-    two = evaluation_sheet(scores, masks, open_video, 2)
+    low = evaluation_sheet(scores, masks, open_video, 1)
+    high = evaluation_sheet(scores, masks, open_video, 2)
     row_height = 20 + 120 + 4
-    assert two.height - one.height == 3 * row_height
-    assert asked == ["video"] * (3 + 6)
+    assert high.height - low.height == 3 * row_height
+    assert opened == ["video"] * (3 + 6)
