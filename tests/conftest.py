@@ -30,11 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take the deviations of a worker of pytest-xdist, for the table."""
-    if found := getattr(node, "workeroutput", {}).get("deviations"):
-        from tests.golden.fixtures import note
+    deviations = getattr(node, "workeroutput", {}).get("deviations")
+    if not deviations:
+        return
+    from tests.golden.fixtures import note
 
-        for group, bound, deviation in found:
-            note(group, bound, deviation)
+    for group, bound, deviation in deviations:
+        note(group, bound, deviation)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

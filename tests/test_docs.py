@@ -1,11 +1,14 @@
-"""What the documents name exists."""
+"""What the documents name exists, and what they promise to list is listed."""
 
 import ast
 import functools
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.test_house import ROOMS
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = re.compile(
@@ -13,6 +16,9 @@ ROW = re.compile(
 )
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 NAMED_FILE = re.compile(r"`((?:preprocess|shards|sgmg|tests|benchmarks|docs)/[\w/.]+\.\w+)[`: ]")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+SWITCH = re.compile(r"\bSGMG_[A-Z_]+")
+PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
 
 
 @functools.cache
@@ -23,8 +29,8 @@ def definitions(path: str) -> set[str]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         if isinstance(node, ast.ClassDef):
-            inner = [n.name for n in node.body if isinstance(n, ast.FunctionDef)]
-            names |= {f"{node.name}.{name}" for name in inner}
+            methods = [part.name for part in node.body if isinstance(part, ast.FunctionDef)]
+            names |= {f"{node.name}.{name}" for name in methods}
     return names
 
 
@@ -38,7 +44,7 @@ def test_paper_names_functions_and_tests_that_exist() -> None:
         assert test in definitions(test_file), f"{test_file} has no {test}"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_documents_name_files_and_tests_that_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for file in NAMED_FILE.findall(text):
@@ -55,3 +61,34 @@ def test_every_difference_names_its_test() -> None:
     for row in rows:
         if row not in heads:
             assert NAMED_TEST.search(row) or "not tested:" in row, row
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files(path: Path) -> None:
+    for target in LINK.findall(path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_architecture_gives_each_room_the_doors_that_are_tested() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)/(\w+)` \| ([^|]*) \|", text, re.MULTILINE)
+    listed = {(package, room): set(re.findall(r"`(\w+)`", doors)) for package, room, doors in rows}
+    for package, rooms in ROOMS.items():
+        for room, doors in rooms.items():
+            assert listed.get((package, room)) == doors, f"{package}/{room}"
+
+
+def test_every_switch_of_the_tests_is_explained() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `(SGMG_\w+)` \|", text, re.MULTILINE))
+    programs = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+    used = {
+        switch for path in programs for switch in SWITCH.findall(path.read_text(encoding="utf-8"))
+    }
+    assert used - {"SGMG_"} == explained
+
+
+def test_citation_names_the_version_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {project['version']}\n" in citation

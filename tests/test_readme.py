@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from sgmg import Prediction
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,13 +23,14 @@ PROGRAMS = ("make", "python", "accelerate")
 
 def commands() -> list[str]:
     """Lines of shell blocks, then what tables put in backticks, as they stand in the text."""
-    found = []
+    lines: list[str] = []
     for block, row in re.findall(r"```sh\n([^`]*)```|^\|([^\n]*)\|$", README, re.MULTILINE):
         if block:
-            found += block.replace("\\\n", " ").splitlines()
+            lines += block.replace("\\\n", " ").splitlines()
         else:
-            found += [it for it in re.findall(r"`([^`]+)`", row) if it.split()[0] in PROGRAMS]
-    return [" ".join(it.split()) for it in found]
+            quoted = re.findall(r"`([^`]+)`", row)
+            lines += [text for text in quoted if text.split()[0] in PROGRAMS]
+    return [" ".join(line.split()) for line in lines]
 
 
 def call(command: str) -> object:
@@ -42,15 +46,15 @@ def call(command: str) -> object:
                 runpy.run_module(words[1], run_name="__main__", alter_sys=True)
             else:
                 runpy.run_path(str(ROOT / words[0]), run_name="__main__")
-        except SystemExit as left:
-            return left.code
+        except SystemExit as exit_:
+            return exit_.code
     return None
 
 
 def test_make_targets_of_the_readme_are_those_of_ci() -> None:
-    named = [it.split()[1] for it in commands() if it.startswith("make ")]
-    assert named
-    assert set(named) <= set(re.findall(r"^make (\w+)$", (ROOT / ".ci/run").read_text(), re.M))
+    targets = [command.split()[1] for command in commands() if command.startswith("make ")]
+    assert targets
+    assert set(targets) <= set(re.findall(r"^make (\w+)$", (ROOT / ".ci/run").read_text(), re.M))
 
 
 def test_the_demo_block_is_what_make_demo_runs() -> None:
@@ -58,19 +62,30 @@ def test_the_demo_block_is_what_make_demo_runs() -> None:
     recipe = makefile.split("\ndemo:")[-1].split("\n\n")[0]
     for macro in ("$(BIN)/", "$(LAUNCH) "):
         recipe = recipe.replace(macro, "")
-    ran = [" ".join(line.split()) for line in recipe.splitlines()]
+    recipe_lines = [" ".join(line.split()) for line in recipe.splitlines()]
     block = README.split("```sh\n")[2].split("```")[0].replace("\\\n", " ")
     for line in block.strip().splitlines():
-        assert " ".join(line.split()) in ran
+        assert " ".join(line.split()) in recipe_lines
 
 
 def test_the_commands_work_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ran = [it for it in commands() if not it.startswith("make ")]
-    assert len(ran) >= 8
-    for command in ran:
+    programs = [command for command in commands() if not command.startswith("make ")]
+    assert len(programs) >= 8
+    for command in programs:
         assert not call(command), command
     assert "J&F" in capsys.readouterr().out
     assert (tmp_path / "demo/evaluation/sheet.png").exists()
+
+    # The Python example works on what the commands have left, as it stands.
+    example = README.split("```python\n")[1].split("```")[0]
+    variables: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), variables)
+    prediction = variables["prediction"]
+    assert isinstance(prediction, Prediction)
+    num_expressions, num_frames = prediction.scores.shape
+    assert num_expressions == 2
+    assert prediction.masks.shape[:2] == (num_expressions, num_frames)
+    assert prediction.masks.dtype == torch.bool
