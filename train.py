@@ -46,8 +46,7 @@ from sgmg.training.update import (
 )
 from shards import Batch, ClipLoader, ShardCache, ShardError, ShardSet
 from shards.storage.storage import Storage
-from shards.stream.augment import Augmentation
-from shards.stream.sampling import ClipSampling
+from shards.stream.styles import named_style
 
 INTERRUPTED = 75  # exit code: saved at SIGTERM, to be started again with --resume auto
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -137,8 +136,8 @@ def to_micro_batch(batch: Batch, recipe: Recipe, run: Run) -> MicroBatch:
     """Choose what the network learns of a batch; of A2D, one frame of each clip."""
     targets = Targets(batch.masks, batch.boxes_cxcywh, batch.visible)
     target_frame = None
-    if recipe.data.style == "a2d":
-        target_frame = batch.anchors
+    if named_style(recipe.data.style).supervise == "target_frame":
+        target_frame = batch.target_frame
         targets = targets.frame(batch.clip_index, target_frame)
     return MicroBatch(
         frames=batch.frames,
@@ -202,18 +201,6 @@ def check_parallelism(kind: DistributedType) -> None:
         stop(f"{kind.value} is not supported: use plain data parallelism; --recompute saves memory")
 
 
-STYLES: dict[str, tuple[ClipSampling, Augmentation]] = {
-    "image": (ClipSampling.image(), Augmentation.image()),
-    "youtube-vos": (ClipSampling.youtube_vos(), Augmentation.video()),
-    "davis": (ClipSampling.davis(), Augmentation.video()),
-    "a2d": (ClipSampling.a2d(), Augmentation.a2d()),
-    "mevis": (replace(ClipSampling.youtube_vos(), reverse=0.0), Augmentation.video()),
-    "joint": (ClipSampling.joint(), Augmentation.joint()),
-    "synthetic-image": (ClipSampling.image(), Augmentation.synthetic()),
-    "synthetic": (ClipSampling.synthetic(), Augmentation.synthetic()),
-}
-
-
 def open_loader(recipe: Recipe, accelerator: Accelerator) -> ClipLoader:
     """Open all shard sets, with a cache if one is asked for."""
     cache = None
@@ -230,15 +217,12 @@ def make_loader(
 ) -> ClipLoader:
     """Make a loader of this process's part of the clips."""
     data = recipe.data
-    sampling, augmentation = STYLES[data.style]
     return ClipLoader(
         shard_sets,
         num_frames=data.num_frames,
         batch_size=data.batch_size,
         expressions=data.expressions,
-        sampling=sampling,
-        augmentation=augmentation,
-        pad_to=16 if data.style.startswith("synthetic") else 32,
+        style=data.style,
         seed=recipe.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,

@@ -42,7 +42,7 @@ from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.losses import Criterion, normaliser
 from sgmg.training.matcher import Matcher
 from sgmg.training.targets import Targets
-from shards import Batch, ClipLoader
+from shards import Batch, ClipLoader, ClipStyle
 from shards.stream.augment import Augmentation
 
 CUDA = torch.cuda.is_available()
@@ -58,9 +58,13 @@ def open_loader(
 ) -> ClipLoader:
     """Clips, decoded on the CPU or, "mixed", on the GPU."""
     return ClipLoader(
-        [str(folder)], num_frames=NUM_FRAMES, batch_size=batch_size, sampling=SAMPLING,
-        augmentation=how, device=device, threads=threads,
-    )  # fmt: skip
+        [str(folder)],
+        num_frames=NUM_FRAMES,
+        batch_size=batch_size,
+        style=ClipStyle(sampling=SAMPLING, augmentation=how),
+        device=device,
+        threads=threads,
+    )
 
 
 def pixel_distance(folder: Path, threads: int) -> float:

@@ -36,7 +36,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from shards import ClipLoader, Expression, Frame, Plan, Rle, Video, build_set, encode_mask
+from shards import (
+    ClipLoader,
+    ClipStyle,
+    Expression,
+    Frame,
+    Plan,
+    Rle,
+    Video,
+    build_set,
+    encode_mask,
+)
 from shards.format.rle import decode_mask
 from shards.stream.augment import Augmentation, draw_augmentation
 from shards.stream.decode import DEVIATION, MEAN
@@ -266,9 +276,12 @@ def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
     size = np.mean([len(frame.image) for frame in made[0].frames])
     print(f"{size / 1000:.0f} kB a frame of {WIDTH}x{HEIGHT} pixels")
     ours = ClipLoader(
-        [str(tars)], num_frames=NUM_FRAMES, batch_size=BATCH, sampling=SAMPLING,
-        augmentation=AUGMENTATION, threads=1,
-    )  # fmt: skip
+        [str(tars)],
+        num_frames=NUM_FRAMES,
+        batch_size=BATCH,
+        style=ClipStyle(sampling=SAMPLING, augmentation=AUGMENTATION),
+        threads=1,
+    )
     plain = DataLoader(
         LooseFiles(loose, keys), batch_size=BATCH, shuffle=True, num_workers=2, collate_fn=collate,
         persistent_workers=True,

@@ -16,7 +16,7 @@ import psutil
 import torch
 from loader import build_videos, make_video
 
-from shards import ClipLoader
+from shards import ClipLoader, ClipStyle
 from shards.stream.augment import Augmentation
 from shards.stream.sampling import ClipSampling
 
@@ -25,10 +25,11 @@ URL = "memory://bench-soak"
 
 def open_loader() -> ClipLoader:
     """A loader of small clips."""
-    return ClipLoader(
-        [URL], num_frames=3, batch_size=8, sampling=ClipSampling.youtube_vos(),
-        augmentation=Augmentation.synthetic(), threads=2,
-    )  # fmt: skip
+    style = ClipStyle(
+        sampling=ClipSampling.youtube_vos(),
+        augmentation=Augmentation.synthetic(),
+    )
+    return ClipLoader([URL], num_frames=3, batch_size=8, style=style, threads=2)
 
 
 def first_batch(state: dict[str, object] | None) -> float:

@@ -20,6 +20,7 @@ from shards.format.schema import decode_sample as decode_sample
 from shards.format.shard_set import ShardSet as ShardSet
 from shards.format.shard_set import register_scheme as register_scheme
 from shards.storage.cache import ShardCache as ShardCache
+from shards.stream.styles import ClipStyle as ClipStyle
 
 if TYPE_CHECKING:
     from shards.stream.batch import Batch as Batch

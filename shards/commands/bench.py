@@ -5,14 +5,12 @@ import time
 from typing import Literal
 
 from shards.commands.arguments import Urls
-from shards.commands.plan import SAMPLINGS, Sampling
 from shards.errors import ShardError
-from shards.stream.augment import Augmentation
 
 
 def bench(
     urls: Urls,
-    sampling: Sampling = "youtube_vos",
+    style: str = "youtube-vos",
     num_frames: int = 5,
     batch_size: int = 2,
     threads: int = 2,
@@ -23,7 +21,7 @@ def bench(
 
     Args:
         urls: Folders or URLs of the sets.
-        sampling: How clips are cut from videos; also says which augmentation.
+        style: How clips are cut, augmented and padded: a name in `shards.stream.styles`.
         num_frames: Of a clip.
         batch_size: Clips of a step.
         threads: Threads that DALI decodes with.
@@ -33,14 +31,11 @@ def bench(
     # imports torch and DALI, seconds, which no other command needs
     from shards.stream.loader import ClipLoader
 
-    # the two samplings of videos share one augmentation; each other one has its own, of its name
-    augmentation = {"youtube_vos": "video", "davis": "video"}.get(sampling, sampling)
     loader = ClipLoader(
         urls,
         num_frames=num_frames,
         batch_size=batch_size,
-        sampling=SAMPLINGS[sampling],
-        augmentation=getattr(Augmentation, augmentation)(),
+        style=style,
         threads=threads,
         device=device,
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from shards.commands.arguments import Urls
 from shards.format.shard_set import ShardSet
@@ -10,10 +10,7 @@ from shards.storage.storage import coalesce
 from shards.stream import order
 from shards.stream.augment import Augmentation
 from shards.stream.clip_source import Choice, ClipSource
-from shards.stream.sampling import ClipSampling
-
-Sampling = Literal["youtube_vos", "davis", "a2d", "image", "synthetic"]
-SAMPLINGS = {name: getattr(ClipSampling, name)() for name in get_args(Sampling)}
+from shards.stream.styles import named_style
 
 
 class ClipCost(NamedTuple):
@@ -25,7 +22,7 @@ class ClipCost(NamedTuple):
 
 def plan(
     urls: Urls,
-    sampling: Sampling = "youtube_vos",
+    style: str = "youtube-vos",
     num_frames: int = 5,
     batch_size: int = 2,
     rank: int = 0,
@@ -38,7 +35,7 @@ def plan(
 
     Args:
         urls: Folders or URLs of the sets.
-        sampling: How clips are cut from videos.
+        style: How clips are cut from videos: a name in `shards.stream.styles`.
         num_frames: Of a clip.
         batch_size: Clips of a step on all ranks together.
         rank: The rank to plan for, counted from 0.
@@ -52,7 +49,7 @@ def plan(
         sets,
         num_frames=num_frames,
         seed=seed,
-        sampling=SAMPLINGS[sampling],
+        sampling=named_style(style).sampling,
         augmentation=Augmentation.none(),
     )
     num_bytes = 0

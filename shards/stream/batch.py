@@ -25,7 +25,7 @@ class Batch:
         boxes_cxcywh: `[E, T, 4]`, normalised by the unpadded size; zeros where not visible.
         visible: `[E, T]` bool, the object's box has width and height in the annotated frame.
         annotated: `[B, T]` bool, the frame carries ground truth.
-        anchors: `[B]` int64, where in the clip the frame it was made around stands; -1: nowhere.
+        target_frame: `[B]` int64, index in the clip of the frame it was made around; -1 if absent.
         sizes: `[B, 2]` int64, height and width without padding, in pixels.
         keys: B keys of the videos.
         positions: B positions in the epoch.
@@ -39,7 +39,7 @@ class Batch:
     boxes_cxcywh: Tensor
     visible: Tensor
     annotated: Tensor
-    anchors: Tensor
+    target_frame: Tensor
     sizes: Tensor
     keys: list[str]
     positions: list[int]

@@ -41,7 +41,7 @@ class Choice:
         video: Its number in the set.
         row: Of the index.
         expression: Of the video.
-        anchor: The frame the clip is made around.
+        target_frame: Frame of the video that the clip is made around.
         frames: T frame numbers.
     """
 
@@ -49,7 +49,7 @@ class Choice:
     video: int
     row: VideoRow
     expression: Expression
-    anchor: int
+    target_frame: int
     frames: list[int]
 
 
@@ -69,7 +69,7 @@ class Clip:
         boxes_cxcywh: `[E, T, 4]`, normalised.
         visible: `[E, T]`, the box has width and height.
         annotated: `[T]`, the frame carries ground truth.
-        anchor: Where in the clip the frame it was made around stands; -1 if it is not in it.
+        target_frame: Index in the clip of the frame it was made around; -1 if absent.
     """
 
     epoch: int
@@ -83,7 +83,7 @@ class Clip:
     boxes_cxcywh: npt.NDArray[np.float32]
     visible: BoolArray
     annotated: BoolArray
-    anchor: int
+    target_frame: int
 
 
 class ClipSource:
@@ -199,16 +199,17 @@ class ClipSource:
     def _choose(self, number: int, item: int, at: At) -> Choice | None:
         """Draw the frames of an item; None if none of them shows the object."""
         items = self.items[number]
-        video, anchor = int(items.video[item]), int(items.anchor[item])
+        video = int(items.video[item])
+        target_frame = int(items.target_frame[item])
         row = self.sets[number].videos[video]
         expression = row.expressions[int(items.expression[item])]
         draws = order.Draws(self.seed, order.CLIP, *at)
         length = len(row.annotated)
-        chosen = clip_frames(self.sampling, length, anchor, self.num_frames, draws)
+        chosen = clip_frames(self.sampling, length, target_frame, self.num_frames, draws)
         named = [row.visible[name] for name in expression.objects if name in row.visible]
         if not any(seen[chosen].any() for seen in named):
             return None
-        return Choice(number, video, row, expression, anchor, chosen)
+        return Choice(number, video, row, expression, target_frame, chosen)
 
     def _try_item(self, number: int, item: int, at: At) -> Clip | None:
         """Draw and read one item; None if it is damaged or shows nothing of its object."""
@@ -249,6 +250,9 @@ class ClipSource:
                 targets.append((self._words(spoken.text, record), masks, boxes, visible))
             elif spoken is expression:
                 return None
+        target_frame = -1
+        if choice.target_frame in choice.frames:
+            target_frame = choice.frames.index(choice.target_frame)
         texts, *arrays = zip(*targets, strict=True)
         masks, boxes, visible = map(np.stack, arrays)
         return Clip(
@@ -263,7 +267,7 @@ class ClipSource:
             boxes_cxcywh=boxes,
             visible=visible,
             annotated=np.array([frame.masks is not None for frame in frames]),
-            anchor=(choice.frames.index(choice.anchor) if choice.anchor in choice.frames else -1),
+            target_frame=target_frame,
         )
 
     def _companions(self, row: VideoRow, expression: Expression, at: At) -> list[Expression]:

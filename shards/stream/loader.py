@@ -16,11 +16,10 @@ from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
 from shards.storage.cache import ShardCache
 from shards.stream import order
-from shards.stream.augment import Augmentation
 from shards.stream.batch import Batch
 from shards.stream.clip_source import MAX_ATTEMPTS, Clip, ClipSource
 from shards.stream.decode import Collator, DecodeError, FrameDecoder, make_team
-from shards.stream.sampling import ClipSampling
+from shards.stream.styles import ClipStyle, named_style
 
 
 class ClipLoader:
@@ -38,13 +37,11 @@ class ClipLoader:
         seed: Of order, sampling and augmentation.
         rank: This process.
         world_size: Number of processes.
-        sampling: How clips are cut from videos.
-        augmentation: What may happen to them.
+        style: How clips are cut from videos, augmented and padded, or the name of a known style.
         expressions: Most sentences of a clip: its item's own and, beyond the published one, others
             of its video. They share decoding and the visual pass, and tell each other apart.
         device: "cpu", or "mixed" to decode on the GPU.
         threads: Of DALI.
-        pad_to: Frames are padded to multiples of this, in pixels.
         prefetch: Batches made ahead, on a CPU each by a thread of its own.
         block_shards: Shards of a set read at a time, see `order.epoch_order`; 0: no blocks.
         cache: Where to keep whole shards of remote sets; closed with the loader.
@@ -66,12 +63,10 @@ class ClipLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        sampling: ClipSampling,
-        augmentation: Augmentation,
+        style: ClipStyle | str,
         expressions: int = 1,
         device: Literal["cpu", "mixed"] = "cpu",
         threads: int = 1,
-        pad_to: int = 32,
         prefetch: int = 2,
         parts: int = 1,
         block_shards: int = 0,
@@ -79,7 +74,10 @@ class ClipLoader:
         max_damage: int = 100,
     ) -> None:
         """Open the sets and list their items; reading starts with the first iteration."""
-        counts = [num_frames, batch_size, expressions, threads, pad_to, prefetch, parts, len(sets)]
+        style = named_style(style) if isinstance(style, str) else style
+        counts = [
+            num_frames, batch_size, expressions, threads, style.pad_to, prefetch, parts, len(sets)
+        ]  # fmt: skip
         if min(counts) < 1:
             raise ValueError(
                 "num_frames, batch_size, expressions, threads, pad_to, prefetch, parts and the "
@@ -88,16 +86,19 @@ class ClipLoader:
         frames = num_frames * len(order.rank_slots(0, batch_size, rank, world_size * parts))
         self.batch_size, self._part = batch_size, batch_size // parts
         self._rank, self._world_size = rank, world_size
-        self._num_frames, self._pad_to, self._prefetch = num_frames, pad_to, prefetch
+        self._num_frames, self._pad_to, self._prefetch = num_frames, style.pad_to, prefetch
         self._cache = cache
         self.sets = [ShardSet.open(s, cache=cache) if isinstance(s, str) else s for s in sets]
         self.source = ClipSource(
-            self.sets, weights=weights, num_frames=num_frames, seed=seed, sampling=sampling,
-            augmentation=augmentation, expressions=expressions, block_shards=block_shards,
+            self.sets, weights=weights, num_frames=num_frames, seed=seed, sampling=style.sampling,
+            augmentation=style.augmentation, expressions=expressions, block_shards=block_shards,
             max_damage=max_damage,
         )  # fmt: skip
         shares = None if weights is None else tuple(map(float, weights))
-        settings = repr((shares, num_frames, sampling, augmentation, expressions, block_shards))
+        # Renaming a field of a style would refuse the states of runs from before.
+        settings = repr((
+            shares, num_frames, style.sampling, style.augmentation, expressions, block_shards
+        ))  # fmt: skip
         self._state = order.State(
             manifests=hashlib.sha256(" ".join(s.hash for s in self.sets).encode()).hexdigest(),
             settings=hashlib.sha256(settings.encode()).hexdigest()[:16],
@@ -233,7 +234,7 @@ class ClipLoader:
             boxes_cxcywh=torch.from_numpy(np.concatenate([clip.boxes_cxcywh for clip in clips])),
             visible=torch.from_numpy(np.concatenate([clip.visible for clip in clips])),
             annotated=torch.from_numpy(np.stack([clip.annotated for clip in clips])),
-            anchors=torch.tensor([clip.anchor for clip in clips]),
+            target_frame=torch.tensor([clip.target_frame for clip in clips]),
             sizes=torch.tensor([record.size for record in records]),
             keys=[clip.key for clip in clips],
             positions=[clip.position for clip in clips],

@@ -79,13 +79,13 @@ class Items:
     Attributes:
         video: `[N]` number of the video in its set.
         expression: `[N]` number of the expression in its video.
-        anchor: `[N]` frame the clip is made around.
+        target_frame: `[N]` frame of the video that the clip is made around.
         shard: `[N]` number of the shard the video lies in.
     """
 
     video: Ints
     expression: Ints
-    anchor: Ints
+    target_frame: Ints
     shard: Ints
 
     def __len__(self) -> int:

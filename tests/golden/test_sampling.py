@@ -49,7 +49,7 @@ def test_where_clips_start(tables: dict[str, Any]) -> None:
     for name, expected in starts.items():
         length, num_frames = map(int, name.split("_"))
         items = list_items([_Video(length)], ClipSampling.youtube_vos(), num_frames)
-        assert items.anchor.tolist() == expected
+        assert items.target_frame.tolist() == expected
 
 
 class _Video:

@@ -9,7 +9,7 @@ from shards.__main__ import main
 
 
 def test_a_bench_tells_how_fast_a_set_is(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--sampling", "synthetic", "--seconds", "0.2", "--num-frames", "2"]
+    options = ["--style", "synthetic", "--seconds", "0.2", "--num-frames", "2"]
     assert main(["bench", str(built), *options]) == 0
     output = capsys.readouterr().out
     speed = re.match(r"([\d.]+) clips/s, ([\d.]+) frames/s, (\d+) CPU ms/clip\n", output)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shards import ClipLoader
+from shards import ClipLoader, ClipStyle
 from shards.__main__ import main
 from shards.stream.augment import Augmentation
 from shards.stream.sampling import ClipSampling
@@ -18,8 +18,10 @@ def test_a_plan_tells_what_a_loader_reads(built: Path, capsys: pytest.CaptureFix
         [str(built)],
         num_frames=2,
         batch_size=2,
-        sampling=ClipSampling.youtube_vos(),
-        augmentation=Augmentation.none(),
+        style=ClipStyle(
+            sampling=ClipSampling.youtube_vos(),
+            augmentation=Augmentation.none(),
+        ),
     )
     keys = [key for batch in loader for key in batch.keys][: len(loader.source)]
     traffic = loader.sets[0].storage.traffic

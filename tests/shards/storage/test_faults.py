@@ -21,7 +21,7 @@ import psutil
 import pytest
 from obstore.store import from_url
 
-from shards import ClipLoader, ShardError, ShardSet
+from shards import ClipLoader, ClipStyle, ShardError, ShardSet
 from shards.errors import DamageError
 from shards.storage.cache import ShardCache
 from shards.storage.storage import Span, Storage
@@ -138,8 +138,10 @@ def settings() -> dict[str, Any]:
         "num_frames": 3,
         "batch_size": 4,
         "seed": 2,
-        "sampling": ClipSampling.youtube_vos(),
-        "augmentation": Augmentation.synthetic(),
+        "style": ClipStyle(
+            sampling=ClipSampling.youtube_vos(),
+            augmentation=Augmentation.synthetic(),
+        ),
     }
 
 

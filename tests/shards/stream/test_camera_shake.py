@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from shards import ClipLoader
+from shards import ClipLoader, ClipStyle
 from shards.stream.augment import Augmentation
 from shards.stream.camera_shake import draw_shakes, homography, shake_mask, source_points
 from shards.stream.decode import shake_image
@@ -73,10 +73,8 @@ def test_the_mask_moves_with_the_pixels() -> None:
 
 def test_images_become_clips_and_videos_stay(tmp_path: Path) -> None:
     build_toy(tmp_path, [f"toy-{number:02d}" for number in (0, 3, 6, 9)])  # 1, 4, 1 and 4 frames
-    sampling, how = ClipSampling.joint(), Augmentation(shake=True)
-    with_loader = ClipLoader(
-        [str(tmp_path)], num_frames=3, batch_size=1, sampling=sampling, augmentation=how
-    )
+    style = ClipStyle(sampling=ClipSampling.joint(), augmentation=Augmentation(shake=True))
+    with_loader = ClipLoader([str(tmp_path)], num_frames=3, batch_size=1, style=style)
     shaken = {}
     for batch in with_loader:
         clip = with_loader.source.clip(0, batch.positions[0])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shards import Batch, ClipLoader, Expression, Plan, ShardError, ShardSet, build_set
+from shards import Batch, ClipLoader, ClipStyle, Expression, Plan, ShardError, ShardSet, build_set
 from shards.format.rle import decode_mask
 from shards.format.schema import Frame
 from shards.stream.augment import Augmentation
@@ -21,6 +21,9 @@ from shards.stream.decode import DEVIATION, MEAN, make_team
 from shards.stream.sampling import ClipSampling
 from shards.stream.transform import Mirror, Record
 from tests.shards.sample_videos import build_toy, make_video
+
+PUBLISHED_SAMPLING = ClipSampling.youtube_vos()
+LIGHT_AUGMENTATION = Augmentation.synthetic()
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +34,16 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def make_loader(sets: Sequence[str | ShardSet], **settings: Any) -> ClipLoader:
-    options = {
-        "num_frames": 3,
-        "batch_size": 4,
-        "seed": 5,
-        "sampling": ClipSampling.youtube_vos(),
-        "augmentation": Augmentation.synthetic(),
-    }
+    options = {"num_frames": 3, "batch_size": 4, "seed": 5, "style": make_style()}
     return ClipLoader(sets, **(options | settings))
+
+
+def make_style(
+    *,
+    sampling: ClipSampling = PUBLISHED_SAMPLING,
+    augmentation: Augmentation = LIGHT_AUGMENTATION,
+) -> ClipStyle:
+    return ClipStyle(sampling=sampling, augmentation=augmentation)
 
 
 @pytest.fixture
@@ -73,7 +78,13 @@ def clips_of(batches: Sequence[Batch]) -> dict[int, tuple[Any, ...]]:
 
 
 def test_a_batch_says_what_is_in_the_shards(toy: str, loaders: Any) -> None:
-    loader = loaders([toy], augmentation=Augmentation.none(), sampling=ClipSampling.synthetic())
+    loader = loaders(
+        [toy],
+        style=make_style(
+            sampling=ClipSampling.synthetic(),
+            augmentation=Augmentation.none(),
+        ),
+    )
     rows = {row.key: i for i, row in enumerate(loader.sets[0].videos)}
     seen = set()
     for batch in loader:
@@ -140,7 +151,7 @@ def test_further_expressions_of_a_clip_come_with_their_own_targets(toy: str, loa
 
 
 def test_an_epoch_delivers_each_item_once_and_nothing_unseen(toy: str, loaders: Any) -> None:
-    loader = loaders([toy], sampling=ClipSampling.image(), num_frames=1)
+    loader = loaders([toy], style=make_style(sampling=ClipSampling.image()), num_frames=1)
     batches = list(loader)
     assert len(batches) == len(loader)
     positions = [p for batch in batches for p in batch.positions]
@@ -252,8 +263,8 @@ def test_settings_are_checked(toy: str) -> None:
 
 def test_mirrored_clips_carry_mirrored_words_and_boxes(toy: str, loaders: Any) -> None:
     plain = Augmentation.none()
-    here = clips_of(list(loaders([toy], augmentation=plain)))
-    batches = list(loaders([toy], augmentation=replace(plain, mirror=1.0)))
+    here = clips_of(list(loaders([toy], style=make_style(augmentation=plain))))
+    batches = list(loaders([toy], style=make_style(augmentation=replace(plain, mirror=1.0))))
     there = clips_of(batches)
     for position, (key, words, _, _, boxes, visible, _) in here.items():
         assert there[position][0] == key
@@ -267,7 +278,7 @@ def test_mirrored_clips_carry_mirrored_words_and_boxes(toy: str, loaders: Any) -
 
 def test_training_texts_are_lower_case(toy: str, loaders: Any) -> None:
     lower = replace(Augmentation.none(), lower=True)
-    source = loaders([toy], augmentation=lower).source
+    source = loaders([toy], style=make_style(augmentation=lower)).source
     assert source._words("  The  LEFT\tdog ", Record((8, 8), ())) == "the left dog"
     assert source._words("The Left Dog", Record((8, 8), (Mirror(),))) == "the right dog"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from shards import ClipLoader
+from shards import ClipLoader, ClipStyle
 from shards.format.shard_set import ShardSet
 from shards.storage.cache import ShardCache
 from shards.stream.augment import Augmentation
@@ -43,8 +43,10 @@ def settings(weights: Sequence[float] | None = (2, 1, 1)) -> dict[str, Any]:
         "num_frames": 2,
         "batch_size": BATCH,
         "seed": 11,
-        "sampling": ClipSampling.youtube_vos(),
-        "augmentation": Augmentation.synthetic(),
+        "style": ClipStyle(
+            sampling=ClipSampling.youtube_vos(),
+            augmentation=Augmentation.synthetic(),
+        ),
     }
 
 

@@ -79,14 +79,14 @@ def test_items_of_objects_that_are_seen() -> None:
     every = list_items([video, again], ClipSampling.youtube_vos(), 2)
     # "the dog" and "both" from frames 0 and 2; nothing for no object and for one never seen
     assert every.expression.tolist() == [0, 0, 1, 1] * 2
-    assert every.anchor.tolist() == [0, 2] * 4
+    assert every.target_frame.tolist() == [0, 2] * 4
     assert every.video.tolist() == [0] * 4 + [1] * 4
     assert every.shard.tolist() == [3] * 4 + [4] * 4
     # frame 2 shows the dog but is not annotated
     annotated = list_items([video], ClipSampling.a2d(), 2)
-    assert annotated.anchor.tolist() == [3, 0, 3]
+    assert annotated.target_frame.tolist() == [3, 0, 3]
     first = list_items([video], ClipSampling.image(), 1)
-    assert first.anchor.tolist() == [0, 0]
+    assert first.target_frame.tolist() == [0, 0]
 
 
 def test_an_object_seen_in_unannotated_frames_alone_offers_nothing() -> None:
