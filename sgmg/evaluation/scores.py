@@ -1,7 +1,7 @@
 """The scores of one expression, as they go from a benchmark to the report."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sgmg.evaluation.ranked_metrics import RankedMasks
@@ -60,25 +60,43 @@ class ExpressionScore:
     # JSON has no types of its own: what is in a dictionary of it, only the reader knows
     def to_json(self) -> dict[str, Any]:
         """The record as plain values; NaN stays NaN."""
-        return asdict(self)
+        ranked: dict[str, Any] = {}
+        if self.ranked_boxes is not None:
+            ranked["boxes"] = self.ranked_boxes.candidates_xyxy_px
+            ranked["truth_box"] = self.ranked_boxes.truth_xyxy_px
+        if self.ranked_masks is not None:
+            ranked["rles"] = self.ranked_masks.rles
+            ranked["scores"] = self.ranked_masks.scores
+            ranked["truth"] = self.ranked_masks.truth
+        return {
+            "video": self.video,
+            "expression": self.expression,
+            "text": self.text,
+            "kind": self.kind,
+            "frame": self.frame,
+            "area": self.area,
+            "folder": self.folder,
+            "label": self.label,
+            "scores": dict(self.scores),
+            "ranked": ranked,
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "ExpressionScore":
         """Invert `to_json`."""
-        masks = content["ranked_masks"]
-        boxes = content["ranked_boxes"]
+        ranked = content["ranked"]
         ranked_masks = None
-        if masks is not None:
+        if "rles" in ranked:
             ranked_masks = RankedMasks(
-                rles=tuple(masks["rles"]),
-                scores=tuple(masks["scores"]),
-                truth=masks["truth"],
+                rles=tuple(ranked["rles"]),
+                scores=tuple(ranked["scores"]),
+                truth=ranked["truth"],
             )
         ranked_boxes = None
-        if boxes is not None:
+        if "boxes" in ranked:
             ranked_boxes = RankedBoxes(
-                candidates_xyxy_px=boxes["candidates_xyxy_px"],
-                truth_xyxy_px=boxes["truth_xyxy_px"],
+                candidates_xyxy_px=ranked["boxes"],
+                truth_xyxy_px=ranked["truth_box"],
             )
         return cls(
             video=content["video"],
