@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
-from shards.build.plan import OnError, Read, Runner, ShardTask, digest_json, spread
-from shards.build.plan import Plan as Plan
+from shards.build.plan import OnError, Plan, Read, Runner, ShardTask, digest_json, spread
 from shards.build.processes import in_processes
 from shards.errors import ShardError
 from shards.format.index import IndexWriter, read_index

@@ -56,7 +56,7 @@ def connect(url: str, stall_s: float, count: "RequestCounter") -> Backend:
     Args:
         url: Of a folder.
         stall_s: Seconds without a byte that end a request to an object store.
-        count: Is told of retries and hedges.
+        count: Called once for each retry and hedge.
     """
     folder = local_folder(url)
     if folder is not None:

@@ -1,12 +1,11 @@
 """S3, GCS, Azure and plain HTTP through obstore: retries that are counted, slow requests raced."""
 
 import asyncio
-import contextlib
 import random
 import re
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from functools import cache
 from os import getpid
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import GenericError, NotFoundError
+from obstore.exceptions import GenericError
 from obstore.store import from_url
 
 from shards.storage.aws_profile import aws_profile
@@ -28,15 +27,16 @@ Result = TypeVar("Result")
 
 _CONNECT_TIMEOUT_S = 5.0
 _RANGE_TIMEOUT_S = 120.0  # a range that fails is asked for again for so long
-_FIRST_PAUSE_S = 0.1  # between two requests for it; doubles up to the next
+_FIRST_PAUSE_S = 0.1  # before the second request for it; doubles with each
 _MAX_PAUSE_S = 2.0
-# A second request races the first once that has taken a quarter of the stall. Each megabyte of the
+# A second request races the first one when a quarter of the stall has passed. Each megabyte of the
 # range allows one second more, or a line that is merely slow would carry all large ranges twice.
 _HEDGE_PER_STALL = 1 / 4
 _HEDGE_BYTES_PER_S = 1_000_000
 
-# obstore 0.12.1 has one exception for all answers but "not found": the status is in its text.
-# 408 (timeout) and 429 (too many requests) pass; every other 4xx is a refusal.
+# obstore 0.12.1 raises GenericError for a status that has no exception of its own, as for requests
+# that fail on their way; only the text tells which. 408 (timeout) and 429 (too many requests) pass
+# by themselves, every other 4xx is a refusal.
 _NON_RETRYABLE_STATUS = re.compile(r"status code: 4(?!08|29)\d\d")
 _BEHIND_THE_END = re.compile(r"object was only|status code: 416")
 
@@ -49,22 +49,27 @@ _NO_RETRIES: "RetryConfig" = {**_WHOLE_FILE_RETRIES, "max_retries": 0}
 
 
 class RequestCounter(Protocol):
-    """Is told of requests that were made again."""
+    """Counts the requests that had to be made again."""
 
     def __call__(self, *, retries: int = 0, hedges: int = 0) -> None:
-        """Add to the numbers of requests after a failed one, and beside a slow one."""
+        """Add to the counts.
+
+        Args:
+            retries: Requests after one that failed.
+            hedges: Requests beside one that was slow.
+        """
 
 
 class ObjectStore:
     """A folder of an object store.
 
     obstore retries whole files by itself. Ranges are retried here, where that can be counted, and a
-    slow one is raced by a second request.
+    slow one is raced by a second request. A missing file is a FileNotFoundError of obstore's own.
 
     Args:
         url: Of the folder.
         stall_s: Seconds without a byte that end a request.
-        count: Is told of retries and hedges.
+        count: Called once for each retry and hedge.
     """
 
     def __init__(self, url: str, stall_s: float, count: RequestCounter) -> None:
@@ -72,7 +77,8 @@ class ObjectStore:
         if urlsplit(url).scheme in ("s3", "s3a"):
             account = aws_profile()
         stall = timedelta(seconds=stall_s)
-        is_plain_http = "http://" in (url[:7], account.get("endpoint", "")[:7])
+        addresses = [url, account.get("endpoint", "")]
+        is_plain_http = any(address.startswith("http://") for address in addresses)
         options: ClientConfig = {
             "connect_timeout": min(stall, timedelta(seconds=_CONNECT_TIMEOUT_S)),
             "read_timeout": stall,
@@ -90,8 +96,7 @@ class ObjectStore:
 
     def get(self, name: str) -> bytes:
         """Read a whole file."""
-        with _as_file_not_found():
-            return bytes(obstore.get(self._store, name).bytes())
+        return bytes(obstore.get(self._store, name).bytes())
 
     def ranges(
         self, name: str, starts: Sequence[int], ends: Sequence[int]
@@ -104,8 +109,7 @@ class ObjectStore:
             ]
             return await asyncio.gather(*requests)
 
-        with _as_file_not_found():
-            return _run(together())
+        return _run(together())
 
     async def _raced(self, name: str, start: int, end: int) -> "bytes | Bytes":
         """One range, by whichever of at most two requests is first."""
@@ -155,25 +159,14 @@ class ObjectStore:
 
     def size(self, name: str) -> int:
         """Ask for a file's bytes."""
-        with _as_file_not_found():
-            return obstore.head(self._store, name)["size"]
+        return obstore.head(self._store, name)["size"]
 
     def commit(self, path: Path, name: str) -> None:
         """Upload, in parts if large; the object appears when the last one has arrived."""
         try:
-            with _as_file_not_found():
-                obstore.put(self._store, name, path)
-        except FileNotFoundError:
+            obstore.put(self._store, name, path)
+        except FileNotFoundError:  # it is not the local file that is missing
             raise OSError("there is no such bucket or container") from None
-
-
-@contextlib.contextmanager
-def _as_file_not_found() -> Iterator[None]:
-    """Raise FileNotFoundError for obstore's own error, as all backends do."""
-    try:
-        yield
-    except NotFoundError as error:
-        raise FileNotFoundError(str(error)) from None
 
 
 def _run(work: Coroutine[object, object, Result]) -> Result:
