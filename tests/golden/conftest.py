@@ -43,8 +43,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist hands its deviations in."""
     if hasattr(session.config, "workeroutput"):
-        found = [(*key, deviation) for key, deviation in MEASURED.items()]
-        session.config.workeroutput["deviations"] = found
+        deviations = [(*key, deviation) for key, deviation in MEASURED.items()]
+        session.config.workeroutput["deviations"] = deviations
 
 
 @pytest.fixture(scope="session")

@@ -123,17 +123,21 @@ def read_fixture(path: Path) -> dict[str, Entry]:
 
 def compare(entry: Entry, array: Tensor | np.ndarray) -> float:
     """Largest deviation of `array` and its statistics, relative to max(1, abs-max)."""
-    got = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
-    assert got.shape == entry.shape, f"shape {got.shape}, reference has {entry.shape}"
-    got = got.astype(np.float64).reshape(-1)
-    want = entry.values.astype(np.float64).reshape(-1)
-    deviations = list(np.abs(got[:: entry.stride] - want))
+    actual = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    assert actual.shape == entry.shape, f"shape {actual.shape}, reference has {entry.shape}"
+    actual = actual.astype(np.float64).reshape(-1)
+    expected = entry.values.astype(np.float64).reshape(-1)
+    deviations = list(np.abs(actual[:: entry.stride] - expected))
     if entry.stats is not None:
-        whole = (got.mean(), got.std(), np.abs(got).max(initial=0.0))
+        whole = (actual.mean(), actual.std(), np.abs(actual).max(initial=0.0))
         deviations += [abs(a - b) for a, b in zip(whole, entry.stats, strict=True)]
     # a NaN must not pass for a small number
     worst = float(np.max(deviations, initial=0.0))
-    return math.inf if math.isnan(worst) else worst / max(1.0, float(np.abs(want).max(initial=0.0)))
+    return (
+        math.inf
+        if math.isnan(worst)
+        else worst / max(1.0, float(np.abs(expected).max(initial=0.0)))
+    )
 
 
 MEASURED: dict[tuple[str, float], float] = {}  # (group, bound): largest deviation so far
@@ -144,11 +148,11 @@ def note(group: str, bound: float, deviation: float) -> None:
     MEASURED[group, bound] = max(MEASURED.get((group, bound), 0.0), deviation)
 
 
-def hold(group: str, bound: float, deviation: float, what: str = "") -> None:
+def hold(group: str, bound: float, deviation: float, detail: str = "") -> None:
     """Note a deviation, and hold it to its bound (0 = equal)."""
     deviation = math.inf if math.isnan(deviation) else float(deviation)
     note(group, bound, deviation)
-    assert deviation <= bound, f"{group} {what}: {deviation:.3g} is more than {bound:g}"
+    assert deviation <= bound, f"{group} {detail}: {deviation:.3g} is more than {bound:g}"
 
 
 def table_of_deviations() -> str:

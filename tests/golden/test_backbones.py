@@ -33,20 +33,20 @@ def test_features(backbone_case, cases, golden):
         padding[i, height:] = True
         padding[i, :, width:] = True
     frames = randn(case["seed"], b, t, 3, h, w).masked_fill(padding[:, None, None], 0.0)
-    want = golden(f"backbone_{name}")
+    reference = golden(f"backbone_{name}")
     stages = seeded(name)(frames)
     for i, stage in enumerate(stages):
         assert stage.shape[1] == seeded(name).channels[i]
-        hold(f"backbone {name}", 2e-5, compare(want[f"{tag}/stage{i}"], stage))
+        hold(f"backbone {name}", 2e-5, compare(reference[f"{tag}/stage{i}"], stage))
         if case["valid"]:
             mask = resize_padding(padding, stage.shape[-2:])
             per_frame = mask.repeat_interleave(t, 0)
-            np.testing.assert_array_equal(per_frame, want[f"{tag}/mask{i}"].array)
-            if f"{tag}/pos{i}" in want:  # stored for Video Swin only
+            np.testing.assert_array_equal(per_frame, reference[f"{tag}/mask{i}"].array)
+            if f"{tag}/pos{i}" in reference:  # stored for Video Swin only
                 hold(
                     f"backbone {name}",
                     2e-5,
-                    compare(want[f"{tag}/pos{i}"], sine_position_2d(per_frame, 256)),
+                    compare(reference[f"{tag}/pos{i}"], sine_position_2d(per_frame, 256)),
                 )
 
 

@@ -22,7 +22,7 @@ TOLERANCE = 1e-9
 
 
 @pytest.fixture(scope="module")
-def want(table):
+def reference(table):
     return table("metrics")
 
 
@@ -48,41 +48,43 @@ def score_each(score, predictions, truths, void=None):
     return np.array([score(prediction, truth, void) for prediction, truth in pairs])
 
 
-def close(got, want):
-    hold("metrics", TOLERANCE, np.abs(np.asarray(got) - np.asarray(want)).max())
+def close(actual, expected):
+    hold("metrics", TOLERANCE, np.abs(np.asarray(actual) - np.asarray(expected)).max())
 
 
 @pytest.mark.parametrize(("name", "score"), [("J", region_similarity), ("F", contour_accuracy)])
-def test_frames(want, clip, name, score):
+def test_frames(reference, clip, name, score):
     truths, predictions, void = clip
-    close(score_each(score, predictions, truths), want["davis"][name])
-    close(score_each(score, predictions, truths, void), want["davis"][f"{name}_void"])
+    close(score_each(score, predictions, truths), reference["davis"][name])
+    close(score_each(score, predictions, truths, void), reference["davis"][f"{name}_void"])
     predictions = predictions.copy()
     predictions[1] = False
-    close(score_each(score, predictions, truths), want["davis"][f"{name}_missing_object"])
+    close(score_each(score, predictions, truths), reference["davis"][f"{name}_missing_object"])
 
 
-def test_bound_in_pixels(want, clip):
+def test_bound_in_pixels(reference, clip):
     truths, predictions, _ = clip
-    close(contour_accuracy(predictions[0], truths[0], bound=3), want["davis"]["F_bound_th_3px"])
+    close(
+        contour_accuracy(predictions[0], truths[0], bound=3), reference["davis"]["F_bound_th_3px"]
+    )
 
 
-def test_best_assignment(want, clip):
+def test_best_assignment(reference, clip):
     truths, predictions, void = clip
     j, f = score_best_assignment(predictions[::-1], truths, void)
     # the published scorer lists the result by prediction
-    close(j[::-1], want["davis"]["J_unsup"])
-    close(f[::-1], want["davis"]["F_unsup"])
+    close(j[::-1], reference["davis"]["J_unsup"])
+    close(f[::-1], reference["davis"]["F_unsup"])
 
 
-def test_statistics(want):
+def test_statistics(reference):
     for name in "JF":
         for frames, stats in zip(
-            want["davis"][name], want["davis"][f"{name}_stats_MRD"], strict=True
+            reference["davis"][name], reference["davis"][f"{name}_stats_MRD"], strict=True
         ):
             close(frame_statistics(frames), stats)
-    mean = np.mean([frame_statistics(x)[0] for name in "JF" for x in want["davis"][name]])
-    close(mean, want["davis"]["global_JF_mean"])
+    mean = np.mean([frame_statistics(x)[0] for name in "JF" for x in reference["davis"][name]])
+    close(mean, reference["davis"]["global_JF_mean"])
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +107,17 @@ def entries(ranked):
     return [RankedMasks.encode(*x) for x in zip(masks, scores, truths, strict=True)]
 
 
-def test_overlaps_of_the_best(want, ranked):
-    got = overlap_summary(*zip(*(e.best_overlap() for e in entries(ranked)), strict=True))
-    close(got["overall_iou"], want["a2d"]["overall_iou"])
-    close(got["mean_iou"], want["a2d"]["mean_iou"])
-    for threshold, share in want["a2d"]["precision_at_k"].items():
-        close(got[f"precision@{threshold}"], share)
+def test_overlaps_of_the_best(reference, ranked):
+    actual = overlap_summary(*zip(*(e.best_overlap() for e in entries(ranked)), strict=True))
+    close(actual["overall_iou"], reference["a2d"]["overall_iou"])
+    close(actual["mean_iou"], reference["a2d"]["mean_iou"])
+    for threshold, share in reference["a2d"]["precision_at_k"].items():
+        close(actual[f"precision@{threshold}"], share)
 
 
-def test_average_precision(want, ranked):
-    got = average_precision(entries(ranked))
-    close(list(got.values()), want["a2d"]["coco_stats"][: len(got)])
+def test_average_precision(reference, ranked):
+    actual = average_precision(entries(ranked))
+    close(list(actual.values()), reference["a2d"]["coco_stats"][: len(actual)])
 
 
 def boxes_px(masks):
@@ -128,7 +130,7 @@ def boxes_px(masks):
     return boxes
 
 
-def test_overlaps_of_boxes(want, ranked):
+def test_overlaps_of_boxes(reference, ranked):
     truths, masks, scores = ranked
     best = masks[np.arange(len(masks)), scores.argmax(1)]
     a, b = boxes_px(best), boxes_px(truths)
@@ -136,13 +138,13 @@ def test_overlaps_of_boxes(want, ranked):
     intersections = sides.prod(1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
     unions = areas[0] + areas[1] - intersections
-    got = overlap_summary(intersections, unions)
-    close(got.pop("overall_iou"), want["a2d"]["bbox_overall_iou"])
-    close(got.pop("mean_iou"), want["a2d"]["bbox_mean_iou"])
-    close(list(got.values()), want["a2d"]["bbox_precision_at_k"])
+    actual = overlap_summary(intersections, unions)
+    close(actual.pop("overall_iou"), reference["a2d"]["bbox_overall_iou"])
+    close(actual.pop("mean_iou"), reference["a2d"]["bbox_mean_iou"])
+    close(list(actual.values()), reference["a2d"]["bbox_precision_at_k"])
 
 
-def test_box_precision(want, ranked):
+def test_box_precision(reference, ranked):
     truths, masks, scores = ranked
-    got = box_precision(boxes_px(masks), scores, boxes_px(truths))
-    close(list(got.values()), want["refexp_precision_sorted"])
+    actual = box_precision(boxes_px(masks), scores, boxes_px(truths))
+    close(list(actual.values()), reference["refexp_precision_sorted"])

@@ -23,20 +23,20 @@ TEXT_LAYERS = 12  # of the networks listed in state_dict_*.json
 @pytest.fixture(scope="module")
 def networks(cases):
     """One network a backbone, made on first use."""
-    made = {}
+    models = {}
 
     def network(backbone: str):
-        if backbone not in made:
-            made.clear()
-            made[backbone] = golden_model(cases, backbone)
-        return made[backbone]
+        if backbone not in models:
+            models.clear()
+            models[backbone] = golden_model(cases, backbone)
+        return models[backbone]
 
     return network
 
 
-def chosen(x, selected):
+def gather_queries(x, query_index):
     """Of [E, T, Q, ...] the query selected for each expression, [E, T, 1, ...]."""
-    index = selected.view(-1, *[1] * (x.dim() - 1)).expand(-1, x.shape[1], 1, *x.shape[3:])
+    index = query_index.view(-1, *[1] * (x.dim() - 1)).expand(-1, x.shape[1], 1, *x.shape[3:])
     return x.gather(2, index)
 
 
@@ -47,7 +47,7 @@ def middle_of(model, frames, padding, target_frame, tokens):
     fused = model.fuse(visual, words, word_padding)
     memory = model.encode(visual, words, word_padding)
     decoded = model.decode(memory, sentence)
-    references = decoded.boxes_cxcywh[-2].unflatten(0, (len(sentence), -1))[..., :2]
+    reference_points = decoded.boxes_cxcywh[-2].unflatten(0, (len(sentence), -1))[..., :2]
     middle = {
         "text_words": words,
         "text_sentence": sentence,
@@ -60,7 +60,7 @@ def middle_of(model, frames, padding, target_frame, tokens):
         **{f"fft_post{i}": x.flatten(0, 1) for i, x in enumerate(fused)},
         **{f"gauss{i}": x for i, x in enumerate(visual.gaussians)},
     }
-    return {f"mid/{name}": x for name, x in middle.items()}, references
+    return {f"mid/{name}": x for name, x in middle.items()}, reference_points
 
 
 def inputs_of(cases, case):
@@ -70,7 +70,7 @@ def inputs_of(cases, case):
 
 @torch.no_grad()
 def test_model(model_case, cases, golden, networks):
-    case, want = cases["models"][model_case], golden(model_case)
+    case, reference = cases["models"][model_case], golden(model_case)
     model, video = networks(case["backbone"]), case["path"] == "video"
     frames, padding, target_frame, tokens = inputs_of(cases, case)
     select = best_query if video else every_query
@@ -81,23 +81,23 @@ def test_model(model_case, cases, golden, networks):
         output.queries.boxes_cxcywh,
         output.mask_logits,
     )
-    got, references = middle_of(model, frames, padding, target_frame, tokens)
+    actual, reference_points = middle_of(model, frames, padding, target_frame, tokens)
     if video:  # the published network answers for the best query only
-        logits, boxes, references = (
-            chosen(x, output.query_index) for x in (logits, boxes, references)
+        logits, boxes, reference_points = (
+            gather_queries(x, output.query_index) for x in (logits, boxes, reference_points)
         )
-        got["mid/mso_out"] = F.pixel_unshuffle(masks.flatten(0, 1)[:, None], 4)
+        actual["mid/mso_out"] = F.pixel_unshuffle(masks.flatten(0, 1)[:, None], 4)
         masks = masks[:, :, None]
-    path = next(name for name in want if name.endswith("pred_masks")).partition("/")[0]
-    got[f"{path}/pred_logits"] = logits[..., None]
-    got[f"{path}/pred_boxes"] = boxes
-    got[f"{path}/pred_masks"] = masks
-    got[f"{path}/reference_points"] = references
+    path = next(name for name in reference if name.endswith("pred_masks")).partition("/")[0]
+    actual[f"{path}/pred_logits"] = logits[..., None]
+    actual[f"{path}/pred_boxes"] = boxes
+    actual[f"{path}/pred_masks"] = masks
+    actual[f"{path}/reference_points"] = reference_points
 
     group = f"whole model, {case['backbone']}, {case['path']}"
-    for name, entry in want.items():
-        hold(group, TOLERANCE, compare(entry, got[name]), name)
-    stored = want[f"{path}/pred_masks"]
+    for name, entry in reference.items():
+        hold(group, TOLERANCE, compare(entry, actual[name]), name)
+    stored = reference[f"{path}/pred_masks"]
     sampled = masks.flatten().numpy()[:: stored.stride]
     hold(f"{group}, mask logits, absolute", MASKS, np.abs(sampled - stored.values.ravel()).max())
 

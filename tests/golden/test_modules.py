@@ -33,7 +33,7 @@ def flat(masks: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("coordinates", [2, 4])
 def test_deformable_attention(cases, golden, coordinates):
-    case, want = cases["modules"]["mod_msdeform"], golden("mod_msdeform")
+    case, reference = cases["modules"]["mod_msdeform"], golden("mod_msdeform")
     shapes, seeds = [tuple(s) for s in case["levels"]], case["seeds"]
     cells = sum(h * w for h, w in shapes)
     padding = flat(level_padding(case))
@@ -43,12 +43,12 @@ def test_deformable_attention(cases, golden, coordinates):
     value = randn(seeds["value"], 2, cells, HIDDEN).requires_grad_()
     ref = rand(seeds["ref"], 2, case["queries"], len(shapes), coordinates).requires_grad_()
 
-    assert (padding.numpy() == want["padding_mask"].array.astype(bool)).all()
+    assert (padding.numpy() == reference["padding_mask"].array.astype(bool)).all()
     locations, weights = module.sample_points(query, ref, shapes)
     out = module(query, ref, value, shapes, padding)
     (out * randn(seeds["loss"], *out.shape)).sum().backward()
 
-    got = {
+    actual = {
         "locations": locations,
         "weights": weights,
         "out": out,
@@ -57,11 +57,11 @@ def test_deformable_attention(cases, golden, coordinates):
         "grad_ref": ref.grad,
         "grad_offset_bias": module.sampling_offsets.bias.grad,
     }
-    for name, tensor in got.items():
+    for name, tensor in actual.items():
         hold(
             "deformable attention",
             TOLERANCE,
-            compare(want[f"ref{coordinates}/{name}"], tensor),
+            compare(reference[f"ref{coordinates}/{name}"], tensor),
             name,
         )
 
@@ -111,18 +111,18 @@ def test_decoder_layer(cases, golden, transformer, coordinates):
         torch.ones(2, len(shapes), 2),
     )
     layer = transformer.decoder.layers[2]
-    want = golden("mod_transformer")[f"decoder_layer_ref{coordinates}"]
+    reference = golden("mod_transformer")[f"decoder_layer_ref{coordinates}"]
     out = layer(
-        randn(seeds["dec_tgt"], *want.shape),
-        randn(seeds["dec_pos"], *want.shape),
-        rand(seeds["dec_ref"], *want.shape[:2], len(shapes), coordinates),
+        randn(seeds["dec_tgt"], *reference.shape),
+        randn(seeds["dec_pos"], *reference.shape),
+        rand(seeds["dec_ref"], *reference.shape[:2], len(shapes), coordinates),
         memory,
     )
-    hold("deformable transformer", TOLERANCE, compare(want, out))
+    hold("deformable transformer", TOLERANCE, compare(reference, out))
 
 
 def test_transformer(cases, golden, transformer):
-    case, want = cases["modules"]["mod_transformer"], golden("mod_transformer")
+    case, reference = cases["modules"]["mod_transformer"], golden("mod_transformer")
     seeds, shapes = case["seeds"], case["levels"]
     maps = [randn(seeds["srcs"] + i, 2, HIDDEN, h, w) for i, (h, w) in enumerate(shapes)]
     positions = [randn(seeds["poses"] + i, 2, HIDDEN, h, w) for i, (h, w) in enumerate(shapes)]
@@ -130,47 +130,50 @@ def test_transformer(cases, golden, transformer):
         seed_module(box_head(HIDDEN, first=i == 0), f"bbox_embed.{i}.")
         for i in range(len(transformer.decoder.layers))
     ]
-    count = want["transformer/init_ref"].shape[1]
+    count = reference["transformer/init_ref"].shape[1]
     queries = seed_module(torch.nn.Embedding(count, HIDDEN), "query_embed.").weight
     with torch.no_grad():
         memory = transformer.encode([m[:, None] for m in maps], positions, level_padding(case))
         content = randn(seeds["tgt"], 1, 2, count, HIDDEN)[0]
         decoded = transformer.decode(memory, content, queries, heads)
-    got = {
+    actual = {
         "hs": torch.stack(decoded.states),
         "init_ref": decoded.first_references,
         "inter_refs": torch.stack(decoded.boxes_cxcywh),
     } | {f"memory{i}": m for i, m in enumerate(memory.maps()[:3])}
-    for name, tensor in got.items():
+    for name, tensor in actual.items():
         hold(
-            "deformable transformer", TOLERANCE, compare(want[f"transformer/{name}"], tensor), name
+            "deformable transformer",
+            TOLERANCE,
+            compare(reference[f"transformer/{name}"], tensor),
+            name,
         )
 
 
 def test_inverse_sigmoid(golden):
     x = torch.tensor([-0.1, 0.0, 1e-7, 1e-5, 0.3, 0.5, 0.9, 1 - 1e-6, 1.0, 1.2])
-    off = compare(golden("mod_small")["inv_sigmoid"], inverse_sigmoid(x))
-    hold("deformable transformer", TOLERANCE, off)
+    deviation = compare(golden("mod_small")["inv_sigmoid"], inverse_sigmoid(x))
+    hold("deformable transformer", TOLERANCE, deviation)
 
 
 def test_patch_kernels(cases, golden):
-    case, want = cases["modules"]["mod_dynamic"], golden("mod_dynamic")
+    case, reference = cases["modules"]["mod_dynamic"], golden("mod_dynamic")
     b, t, h, w, seeds = *(case[k] for k in "bthw"), case["seeds"]
-    count = want["out"].shape[1] // t
+    count = reference["out"].shape[1] // t
     module = seed_module(PatchKernels(HIDDEN, 16), "")
     with torch.no_grad():
         kernels = module(randn(seeds["queries"], b * t, count, HIDDEN))
         features = randn(seeds["features"], b, t, HIDDEN, h, w).flatten(0, 1)
         points = rand(seeds["refs"], b, t * count, 2).view(b, t, count, 2)
-        size_px = torch.from_numpy(want["sizes"].array).flip(1)  # (h, w) to (w, h)
+        size_px = torch.from_numpy(reference["sizes"].array).flip(1)  # (h, w) to (w, h)
         centres_px = (points * size_px[:, None, None]).flatten(0, 1)
         out = module.convolve(kernels, features, centres_px)
-    hold("patch kernels", TOLERANCE, compare(want["params"], kernels))
-    hold("patch kernels", TOLERANCE, compare(want["out"], out.view(b, t * count, 16, h, w)))
+    hold("patch kernels", TOLERANCE, compare(reference["params"], kernels))
+    hold("patch kernels", TOLERANCE, compare(reference["out"], out.view(b, t * count, 16, h, w)))
 
 
 def test_mask_optimizer(cases, golden):
-    case, want = cases["modules"]["mod_mso"], golden("mod_mso")
+    case, reference = cases["modules"]["mod_mso"], golden("mod_mso")
     seeds, channels = case["seeds"], case["channels"]
     module = seed_module(MaskOptimizer(16, **channels), "mask_refine.")
     x = 3 * randn(seeds["x"], 2, 16, *case["eighth"])
@@ -182,8 +185,8 @@ def test_mask_optimizer(cases, golden):
         )
         out = module(x, details)
         first_step = module.refine_eighth(x, details[1])
-    hold("mask optimizer", TOLERANCE, compare(want["out"], out))
-    hold("mask optimizer", TOLERANCE, compare(want["shuffled"], F.pixel_shuffle(out, 4)))
+    hold("mask optimizer", TOLERANCE, compare(reference["out"], out))
+    hold("mask optimizer", TOLERANCE, compare(reference["shuffled"], F.pixel_shuffle(out, 4)))
     # The published step changes its input in place; ours computes the same and leaves x alone.
-    hold("mask optimizer", TOLERANCE, compare(want["input_after_call"], first_step))
+    hold("mask optimizer", TOLERANCE, compare(reference["input_after_call"], first_step))
     assert torch.equal(x, before)

@@ -12,7 +12,7 @@ from tests.golden.fixtures import hold, rand, randn
 
 
 @pytest.fixture
-def want(table):
+def reference(table):
     return table("post")
 
 
@@ -22,8 +22,8 @@ def blocks(seed: int, *shape: int) -> torch.Tensor:
     return cells.repeat_interleave(8, -2).repeat_interleave(8, -1)
 
 
-def test_video_masks(want, golden):
-    case, stored = want["params"]["ytvos"], golden("post")
+def test_video_masks(reference, golden):
+    case, stored = reference["params"]["ytvos"], golden("post")
     logits = blocks(case["seed"], case["t"], *case["grid"])
     height, width = case["unpadded"]
     masks = restore(logits[:, :height, :width], tuple(case["original"])) > 0
@@ -33,10 +33,10 @@ def test_video_masks(want, golden):
     hold("post-processing, bytes of masks that differ", 0, differing.sum())
 
 
-def test_merged_objects(want, golden):
-    case, stored = want["params"]["ytvos"], golden("post")
+def test_merged_objects(reference, golden):
+    case, stored = reference["params"]["ytvos"], golden("post")
     height, width = case["unpadded"]
-    seeds = want["params"]["davis_seeds"]
+    seeds = reference["params"]["davis_seeds"]
     logits = torch.stack([blocks(seed, case["t"], *case["grid"]) for seed in seeds])
     logits = restore(logits[..., :height, :width], tuple(case["original"]))
     labels = merge_objects(logits.sigmoid())
@@ -47,27 +47,31 @@ def test_merged_objects(want, golden):
 
 
 @pytest.mark.parametrize("benchmark", ["a2d", "refcoco"])
-def test_candidates(want, benchmark):
-    case = want["params"]["a2d"]
+def test_candidates(reference, benchmark):
+    case = reference["params"]["a2d"]
     clips, queries, (seed_logits, seed_masks, seed_boxes) = case["b"], case["q"], case["seeds"]
     logits = randn(seed_logits, clips, 1, queries, 1)
     masks = blocks(seed_masks, clips, 1, queries, *case["grid"])
     boxes = rand(seed_boxes, clips, 1, queries, 4) * 0.4 + 0.2
-    for i, expected in enumerate(want[benchmark]):
+    for i, expected in enumerate(reference[benchmark]):
         (height, width), original = case["size"][i], tuple(case["orig"][i])
-        got = rank_queries(
+        candidates = rank_queries(
             logits[i, 0, :, 0], masks[i, 0, :, :height, :width], boxes[i, 0], original
         )
         # a2d lists queries as they come, refcoco best first; masks are stored of the first few
         for rank, query in enumerate(np.argsort(expected["scores"])[::-1]):
-            assert got.scores[rank].item() == pytest.approx(expected["scores"][query], rel=1e-6)
-            assert got.masks[rank].sum() == expected["area"][query]
+            assert candidates.scores[rank].item() == pytest.approx(
+                expected["scores"][query], rel=1e-6
+            )
+            assert candidates.masks[rank].sum() == expected["area"][query]
             if query < len(expected["rle"]):
                 mask = coco_mask.decode(expected["rle"][query]).astype(bool)
-                assert np.array_equal(got.masks[rank].numpy(), mask)
+                assert np.array_equal(candidates.masks[rank].numpy(), mask)
             if "boxes" in expected:
                 box = torch.tensor(expected["boxes"][query])
-                torch.testing.assert_close(got.boxes_xyxy_px[rank], box, rtol=1e-5, atol=1e-4)
+                torch.testing.assert_close(
+                    candidates.boxes_xyxy_px[rank], box, rtol=1e-5, atol=1e-4
+                )
 
 
 def test_size_rules(table):

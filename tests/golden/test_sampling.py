@@ -27,20 +27,20 @@ def test_youtube_vos(tables: dict[str, Any]) -> None:
             sampling = replace(sampling, reverse=0.0)
         seed_published(seed)
         chosen = clip_frames(sampling, length, anchor, num_frames, FrameDraws())
-        what = str((length, anchor, num_frames, seed, mode))
-        hold("clip sampling, clips that differ", 0, chosen != expected, what)
+        case_text = str((length, anchor, num_frames, seed, mode))
+        hold("clip sampling, clips that differ", 0, chosen != expected, case_text)
 
 
 def test_a2d(tables: dict[str, Any]) -> None:
     rows = tables["a2d_sampling"]["rows"]
     assert rows
-    for length, frame, num_frames, subset, seed, (expected, where) in rows:
+    for length, frame, num_frames, subset, seed, (expected, position) in rows:
         sampling = ClipSampling.a2d() if subset == "train" else ClipSampling(frames="middle")
         seed_published(seed)
         chosen = clip_frames(sampling, length, frame - 1, num_frames, FrameDraws())
-        what = str((length, frame, num_frames, subset, seed))
-        hold("clip sampling, clips that differ", 0, chosen != expected, what)
-        assert chosen.index(frame - 1) == where
+        case_text = str((length, frame, num_frames, subset, seed))
+        hold("clip sampling, clips that differ", 0, chosen != expected, case_text)
+        assert chosen.index(frame - 1) == position
 
 
 def test_where_clips_start(tables: dict[str, Any]) -> None:

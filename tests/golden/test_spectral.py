@@ -21,36 +21,36 @@ def spectral_filter(prefix: str) -> SpectralFilter:
 
 @torch.no_grad()
 def test_chain_over_levels(case, golden):
-    want = golden("mod_spectral")
+    reference = golden("mod_spectral")
     gaussian = None
     for level, size in enumerate(case["sizes"]):
         x = randn(case["seed"] + level, 2, HIDDEN, *size)
         before, gaussian = spectral_filter(f"input_fft.{level}.")(x, gaussian)
         after, gaussian = spectral_filter(f"input_fft_post.{level}.")(0.5 * before, gaussian)
-        hold("spectral filter", TOLERANCE, compare(want[f"l{level}/pre"], before))
-        hold("spectral filter", TOLERANCE, compare(want[f"l{level}/post"], after))
-        hold("spectral filter, Gaussian", 1e-6, compare(want[f"l{level}/gauss"], gaussian))
+        hold("spectral filter", TOLERANCE, compare(reference[f"l{level}/pre"], before))
+        hold("spectral filter", TOLERANCE, compare(reference[f"l{level}/post"], after))
+        hold("spectral filter, Gaussian", 1e-6, compare(reference[f"l{level}/gauss"], gaussian))
 
 
 @torch.no_grad()
 def test_without_incoming_gaussian(case, golden):
-    want = golden("mod_spectral")
-    x = randn(case["seed"] + 1, *want["l1/pre_nogauss"].shape)
+    reference = golden("mod_spectral")
+    x = randn(case["seed"] + 1, *reference["l1/pre_nogauss"].shape)
     y, gaussian = spectral_filter("input_fft.1.")(x)
-    hold("spectral filter", TOLERANCE, compare(want["l1/pre_nogauss"], y))
-    hold("spectral filter, Gaussian", 1e-6, compare(want["l1/gauss_none"], gaussian))
+    hold("spectral filter", TOLERANCE, compare(reference["l1/pre_nogauss"], y))
+    hold("spectral filter, Gaussian", 1e-6, compare(reference["l1/gauss_none"], gaussian))
 
 
 def test_gradients(case, golden):
-    want = golden("mod_spectral")
+    reference = golden("mod_spectral")
     filters = spectral_filter("input_fft.0.")
-    shape = want["grad/x"].shape
+    shape = reference["grad/x"].shape
     x = randn(case["grad_seed_x"], *shape).requires_grad_()
     (filters(x)[0] * randn(case["grad_seed_weight"], *shape)).sum().backward()
-    hold("spectral filter", TOLERANCE, compare(want["grad/x"], x.grad))
+    hold("spectral filter", TOLERANCE, compare(reference["grad/x"], x.grad))
     for name in ("laplace.bias", "conv2.bias", "fc.2.weight"):
         hold(
             "spectral filter",
             TOLERANCE,
-            compare(want[f"grad/{name}"], filters.get_parameter(name).grad),
+            compare(reference[f"grad/{name}"], filters.get_parameter(name).grad),
         )

@@ -29,23 +29,23 @@ def roberta(layers: int, vocab_size: int = 50265) -> TextEncoder:
 
 @torch.inference_mode()
 def test_text_model(text_case, cases, golden):
-    want = golden(text_case)
+    reference = golden(text_case)
     layers = int(re.search(r"\d+", text_case)[0])
     ids, attention = pad_ids(cases["text_encoder"])
-    np.testing.assert_array_equal(ids, want["input_ids"].array)
-    np.testing.assert_array_equal(attention, want["attention_mask"].array)
+    np.testing.assert_array_equal(ids, reference["input_ids"].array)
+    np.testing.assert_array_equal(attention, reference["attention_mask"].array)
     last, pooled = roberta(layers).encode(Tokens(ids, attention))
-    hold("text encoder", TOLERANCE, compare(want[f"layers{layers}/last_hidden"], last))
-    hold("text encoder", TOLERANCE, compare(want[f"layers{layers}/pooled"], pooled))
+    hold("text encoder", TOLERANCE, compare(reference[f"layers{layers}/last_hidden"], last))
+    hold("text encoder", TOLERANCE, compare(reference[f"layers{layers}/pooled"], pooled))
 
 
 @torch.inference_mode()
 def test_projections(cases, golden):
-    want, seeds = golden("mod_small"), cases["modules"]["mod_small"]["seeds"]
+    reference, seeds = golden("mod_small"), cases["modules"]["mod_small"]["seeds"]
     encoder = roberta(1, vocab_size=10)
-    words = encoder.words(randn(seeds["text_proj"], *want["text_proj"].shape[:-1], 768))
+    words = encoder.words(randn(seeds["text_proj"], *reference["text_proj"].shape[:-1], 768))
     sentence = encoder.sentence(
-        randn(seeds["sentence_proj"], *want["sentence_proj"].shape[:-1], 768)
+        randn(seeds["sentence_proj"], *reference["sentence_proj"].shape[:-1], 768)
     )
-    hold("text encoder", TOLERANCE, compare(want["text_proj"], words))
-    hold("text encoder", TOLERANCE, compare(want["sentence_proj"], sentence))
+    hold("text encoder", TOLERANCE, compare(reference["text_proj"], words))
+    hold("text encoder", TOLERANCE, compare(reference["sentence_proj"], sentence))

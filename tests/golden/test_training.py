@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sgmg import LayerOutput, SgMg
+from sgmg.network.outputs import SgMgOutput
 from sgmg.published.names import to_published_name
 from sgmg.training.losses import Criterion, count_visible, normaliser
 from sgmg.training.matcher import Matcher
@@ -57,8 +58,8 @@ class Step:
 
 
 def trainable(model: SgMg) -> dict[str, nn.Parameter]:
-    named = model.named_parameters()
-    return {to_published_name(model, n): p for n, p in named if p.requires_grad}
+    named_parameters = model.named_parameters()
+    return {to_published_name(model, n): p for n, p in named_parameters if p.requires_grad}
 
 
 def stored_as(prefix: str, stored: dict[str, Entry]) -> dict[str, str]:
@@ -115,7 +116,7 @@ def step(steps, cases, golden, training_case) -> Step:
 
 
 @pytest.fixture
-def want(table, training_case):
+def reference(table, training_case):
     return table(training_case)
 
 
@@ -145,59 +146,66 @@ def test_outputs_of_every_layer(step, golden, training_case):
     stored = golden(training_case)
     *aux, main = step.layers
     for prefix, layer in [("out", main), *((f"aux{i}", x) for i, x in enumerate(aux))]:
-        got = {
+        actual = {
             "pred_logits": layer.queries.class_logits[..., None],
             "pred_boxes": layer.queries.boxes_cxcywh,
             "pred_masks": layer.mask_logits,
             "pred_masks_low": layer.low_mask_logits,
         }
-        for name, tensor in got.items():
+        for name, tensor in actual.items():
             entry = stored[f"{prefix}/{name}"]
             deviation = compare(entry, tensor.reshape(entry.shape))
             hold("training outputs", OUTPUTS, deviation, f"{prefix}/{name}")
 
 
-def test_costs_and_matches(step, golden, training_case, want):
+def test_costs_and_matches(step, golden, training_case, reference):
     stored = golden(training_case)
     *aux, main = step.costs
     costs = torch.cat([main, *aux])
-    reference = torch.tensor(want["matcher_costs_main_then_aux_per_clip"])
-    hold("matching costs", LOSSES, ((costs - reference).abs() / (1 + reference.abs())).max())
+    published_costs = torch.tensor(reference["matcher_costs_main_then_aux_per_clip"])
+    hold(
+        "matching costs",
+        LOSSES,
+        ((costs - published_costs).abs() / (1 + published_costs.abs())).max(),
+    )
     *aux, main = step.layers
-    got = [main.query_index.tolist(), *(x.query_index.tolist() for x in aux)]
+    actual = [main.query_index.tolist(), *(x.query_index.tolist() for x in aux)]
     matches = [stored["match/main"].array.tolist(), *stored["match/aux"].array.tolist()]
-    hold("matches, number that differ", 0, sum(a != b for a, b in zip(got, matches, strict=True)))
+    hold(
+        "matches, number that differ", 0, sum(a != b for a, b in zip(actual, matches, strict=True))
+    )
 
 
-def test_every_loss_term(step, want):
-    assert count_visible([step.targets]) == want["num_boxes"]
-    assert {ours(name) for name in want["losses"]} == set(step.terms) - {"total"}
-    criterion = Criterion()
-    for name, value in want["losses"].items():
-        assert criterion.weight(ours(name)) == want["weights"][name]
+def test_every_loss_term(step, reference):
+    assert count_visible([step.targets]) == reference["num_boxes"]
+    assert {ours(name) for name in reference["losses"]} == set(step.terms) - {"total"}
+    terms = Criterion().terms(SgMgOutput(step.layers), step.targets, 1.0)
+    weights = {term.name: term.weight for term in terms}
+    for name, value in reference["losses"].items():
+        assert weights[ours(name)] == reference["weights"][name]
         hold("loss terms", LOSSES, abs(step.terms[ours(name)].item() / value - 1), name)
-    hold("loss terms", LOSSES, abs(step.terms["total"].item() / want["total"] - 1))
+    hold("loss terms", LOSSES, abs(step.terms["total"].item() / reference["total"] - 1))
 
 
-def test_gradient_norms(step, want):
-    assert step.untouched == want["trainable_without_grad"]
+def test_gradient_norms(step, reference):
+    assert step.untouched == reference["trainable_without_grad"]
     parts = defaultdict(float)
     for name, norm in step.norms.items():
         # the published model reports the shared box heads under its transformer
         part = name.split(".")[0]
         parts["transformer" if part == "bbox_embed" else part] += norm**2
-    got = {name: math.sqrt(value) for name, value in parts.items()}
-    assert got.keys() == want["grad_norm_by_top_module"].keys()
-    total = math.hypot(*got.values())
-    hold("gradient norms", NORMS, abs(total / want["total_grad_norm"] - 1), "total")
-    for name, norm in want["grad_norm_by_top_module"].items():
-        hold("gradient norms", NORMS, abs(got[name] / norm - 1), name)
-    for name, norm in want["grad_norms"].items():
-        off = abs(step.norms[alias(name)] - norm) / (norm or 1.0)
+    actual = {name: math.sqrt(value) for name, value in parts.items()}
+    assert actual.keys() == reference["grad_norm_by_top_module"].keys()
+    total = math.hypot(*actual.values())
+    hold("gradient norms", NORMS, abs(total / reference["total_grad_norm"] - 1), "total")
+    for name, norm in reference["grad_norm_by_top_module"].items():
+        hold("gradient norms", NORMS, abs(actual[name] / norm - 1), name)
+    for name, norm in reference["grad_norms"].items():
+        deviation = abs(step.norms[alias(name)] - norm) / (norm or 1.0)
         if name in CANCELLING:
-            hold("gradient norms of small sums of large parts", CANCELLING_NORMS, off, name)
+            hold("gradient norms of small sums of large parts", CANCELLING_NORMS, deviation, name)
         else:
-            hold("gradient norms", NORMS, off, name)
+            hold("gradient norms", NORMS, deviation, name)
 
 
 def test_gradients(step, golden, training_case):
@@ -215,5 +223,5 @@ def test_one_update(step, golden, training_case):
     if not step.deltas:
         pytest.skip("this case has no update")
     for name, key in stored_as("step_delta", stored).items():
-        off = compare(stored[name], step.deltas[key]) / step.rates[key]
-        hold("AdamW step over rate", STEP, off, name)
+        deviation = compare(stored[name], step.deltas[key]) / step.rates[key]
+        hold("AdamW step over rate", STEP, deviation, name)

@@ -106,8 +106,8 @@ def test_sizes(clip: Clip) -> None:
 
 
 def test_boxes_of_masks(clip: Clip) -> None:
-    found = [mask_box(mask) or (0, 0, 0, 0) for mask in clip.masks]
-    np.testing.assert_array_equal(found, clip.tables["transforms"]["boxes_in"])
+    mask_boxes = [mask_box(mask) or (0, 0, 0, 0) for mask in clip.masks]
+    np.testing.assert_array_equal(mask_boxes, clip.tables["transforms"]["boxes_in"])
 
 
 def test_geometry(clip: Clip) -> None:
@@ -115,23 +115,25 @@ def test_geometry(clip: Clip) -> None:
     checked = 0
     for name, expected, record in outcomes(clip):
         assert list(record.size) == expected["size"], name
-        found = [mask_box(mask) for mask in clip.masks]
-        masks = transform_masks(clip.masks, found, record)
+        mask_boxes = [mask_box(mask) for mask in clip.masks]
+        masks = transform_masks(clip.masks, mask_boxes, record)
         assert masks.sum((1, 2)).tolist() == expected["mask_area"], name
         bits = np.packbits(masks.reshape(-1))
         wrong = (bits != clip.arrays[f"{name}/mask_bits"].values).sum()
         hold("transforms, bytes of masks that differ", 0, wrong, name)
-        centred, visible = target_boxes(found, record)
+        centred, visible = target_boxes(mask_boxes, record)
         if name.endswith("_check") or name == "check_only":
             assert visible.tolist() == [bool(v) for v in expected["valid"]], name
             checked += 1
         elif name == "normalize":
-            shown = np.array(expected["boxes"]) * visible[:, None]  # a box without width is dropped
-            np.testing.assert_allclose(centred, shown, atol=1e-6)
+            visible_boxes = (
+                np.array(expected["boxes"]) * visible[:, None]
+            )  # a box without width is dropped
+            np.testing.assert_allclose(centred, visible_boxes, atol=1e-6)
         else:
             moved = transform_boxes(boxes, record)
-            off = np.abs(np.subtract(moved, expected["boxes"])).max()
-            hold("transforms, boxes in pixels", 1e-4, off, name)
+            deviation = np.abs(np.subtract(moved, expected["boxes"])).max()
+            hold("transforms, boxes in pixels", 1e-4, deviation, name)
     assert checked
 
 
@@ -152,10 +154,15 @@ def test_pixels(clip: Clip, decoder: FrameDecoder) -> None:
         hold(group, 1e-5 * resized_image, abs(total / expected["image_sum"] - 1), name)
         if f"{name}/frame0" in clip.arrays:  # Pillow's; ours rounds half a level otherwise
             stored = clip.arrays[f"{name}/frame0"]
-            found = pixels[0].numpy().astype(int).reshape(-1)[:: stored.stride]
-            off = np.abs(found - stored.values.astype(int).reshape(-1))
-            hold("transforms, resized pixels in grey levels", 1, off.max(), name)
-            hold("transforms, share of resized pixels that differ", 0.01, (off > 0).mean(), name)
+            levels = pixels[0].numpy().astype(int).reshape(-1)[:: stored.stride]
+            deviation = np.abs(levels - stored.values.astype(int).reshape(-1))
+            hold("transforms, resized pixels in grey levels", 1, deviation.max(), name)
+            hold(
+                "transforms, share of resized pixels that differ",
+                0.01,
+                (deviation > 0).mean(),
+                name,
+            )
 
 
 def _reference(frame: np.ndarray, height: int, width: int) -> Image.Image:
@@ -179,17 +186,21 @@ def test_colours(clip: Clip) -> None:
     for name, expected in outputs.items():
         seed_published(int(name.removeprefix("photo/seed")))
         colours = draw_colours(augmentation, len(inputs), ColourDraws())
-        for frame, colour, wanted in zip(inputs, colours, expected, strict=True):
+        for frame, colour, published_frame in zip(inputs, colours, expected, strict=True):
             channels = torch.from_numpy(frame).permute(2, 0, 1)[list(colour.channels)]
             ours = recolour(channels.float(), colour)
-            found = ours.permute(1, 2, 0).numpy()
-            inside = (found > 0) & (found < 255)  # outside, the published colours wrap around
+            recoloured = ours.permute(1, 2, 0).numpy()
+            inside = (recoloured > 0) & (
+                recoloured < 255
+            )  # outside, the published colours wrap around
             assert inside.mean() > 0.3
-            off = np.abs(np.floor(found) - wanted)[inside]
-            hold("transforms, colours in grey levels", 1, off.max(), name)
+            deviation = np.abs(np.floor(recoloured) - published_frame)[inside]
+            hold("transforms, colours in grey levels", 1, deviation.max(), name)
             wrapped = recolour(channels.float(), colour, wrap=True).permute(1, 2, 0).numpy()
-            off = np.abs((wrapped - wanted + 128) % 256 - 128)  # 255 and 0 are neighbours
-            hold("transforms, published colours in grey levels", 1, off.max(), name)
+            deviation = np.abs(
+                (wrapped - published_frame + 128) % 256 - 128
+            )  # 255 and 0 are neighbours
+            hold("transforms, published colours in grey levels", 1, deviation.max(), name)
 
 
 def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
@@ -207,19 +218,19 @@ def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
         record = Record((height, width), steps, draw_colours(augmentation, 3, ColourDraws()))
         published = replace(record, published=True)
         assert list(record.size) == row["size"]
-        found = [mask_box(mask) for mask in masks]
-        boxes, visible = target_boxes(found, record)
+        mask_boxes = [mask_box(mask) for mask in masks]
+        boxes, visible = target_boxes(mask_boxes, record)
         assert visible.tolist() == [bool(v) for v in row["valid"]]
         np.testing.assert_allclose(boxes[visible], np.array(row["boxes"])[visible], atol=1e-6)
         assert not boxes[~visible].any()
-        np.testing.assert_allclose(target_boxes(found, published)[0], row["boxes"], atol=1e-6)
-        moved = transform_masks(masks, found, record)
+        np.testing.assert_allclose(target_boxes(mask_boxes, published)[0], row["boxes"], atol=1e-6)
+        moved = transform_masks(masks, mask_boxes, record)
         assert moved.sum((1, 2)).tolist() == row["mask_area"]
         captions.setdefault(record.mirrored, row["caption"])
         assert captions[record.mirrored] == row["caption"]
         hold_pixels(row, collate(decoder, frames, published))
-        off = (collate(decoder, frames, record) - step_by_step(frames, record)).abs().mean()
-        hold("transforms, pipeline against Pillow, mean in grey levels", 0.03, off / GREY)
+        deviation = (collate(decoder, frames, record) - step_by_step(frames, record)).abs().mean()
+        hold("transforms, pipeline against Pillow, mean in grey levels", 0.03, deviation / GREY)
     if len(captions) == 2:
         assert mirror_words(captions[False]) == captions[True]
 
@@ -234,9 +245,9 @@ def hold_pixels(row: dict[str, Any], published: torch.Tensor) -> None:
     A frame whose colours stay as they are loses whole grey levels of some pixels on OpenCV's way
     to HSV and back: 0.05 of a level in the mean of a clip with such a frame, otherwise 0.0005.
     """
-    for name, got in (("mean", published.mean()), ("std", published.std())):
-        off = abs(float(got) - row[name]) / GREY
-        hold("transforms, whole pipeline, mean and deviation in grey levels", 0.3, off, name)
+    for name, statistic in (("mean", published.mean()), ("std", published.std())):
+        deviation = abs(float(statistic) - row[name]) / GREY
+        hold("transforms, whole pipeline, mean and deviation in grey levels", 0.3, deviation, name)
 
 
 def step_by_step(frames: np.ndarray, record: Record) -> torch.Tensor:

@@ -61,11 +61,14 @@ def test_only_gradients_near_zero_make_the_step_hang_on_rounding(cases):
     case["seed"] = SEED
     for number, clip in enumerate(case["clips"]):
         clip["seed"] = SEED + number
-    one, two = (clipped_gradients(cases, case, threads) for threads in (1, 2))
-    deviations = {name: (first_step(one[name]) - first_step(two[name])).abs() for name in one}
+    one_thread, two_threads = (clipped_gradients(cases, case, threads) for threads in (1, 2))
+    deviations = {
+        name: (first_step(one_thread[name]) - first_step(two_threads[name])).abs()
+        for name in one_thread
+    }
     embedding = "transformer.level_embed"
     assert deviations[embedding].max() > STEP, "else this case shows nothing"
-    assert one[embedding].abs().flatten()[deviations[embedding].argmax()] < EPSILON
+    assert one_thread[embedding].abs().flatten()[deviations[embedding].argmax()] < EPSILON
     for name, deviation in deviations.items():
-        firm = one[name].abs() > FIRM_GRADIENT
+        firm = one_thread[name].abs() > FIRM_GRADIENT
         assert deviation[firm].max() < STEP if firm.any() else True, name

@@ -1,5 +1,8 @@
 """A network small enough to run many times, and inputs for it."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,24 +17,27 @@ EXPRESSIONS = (
 )
 
 
-def tiny_config(**changed) -> SgMgConfig:
-    settings = {
-        "backbone": "motion_convnet",
-        "text_model": None,
-        "text_config": tiny_text_config(len(train_tokenizer(EXPRESSIONS)), width=32),
-        "hidden": 32,
-        "heads": 4,
-        "encoder_layers": 1,
-        "decoder_layers": 2,
-        "feedforward": 48,
-        "queries": 3,
-    }
-    return SgMgConfig(**settings | changed)
+def tiny_config(**changes: Any) -> SgMgConfig:
+    """The demo's backbone with a small transformer; `changes` are settings of `SgMgConfig`."""
+    vocabulary_size = len(train_tokenizer(EXPRESSIONS))
+    config = SgMgConfig(
+        backbone="motion_convnet",
+        text_model=None,
+        text_config=tiny_text_config(vocabulary_size, width=32),
+        hidden=32,
+        heads=4,
+        encoder_layers=1,
+        decoder_layers=2,
+        feedforward=48,
+        queries=3,
+    )
+    return replace(config, **changes)
 
 
-def tiny_model(**changed) -> SgMg:
+def tiny_model(**changes: Any) -> SgMg:
+    """Always the same first weights, in evaluation mode."""
     torch.manual_seed(0)
-    return SgMg(tiny_config(**changed), tokenizer=train_tokenizer(EXPRESSIONS)).eval()
+    return SgMg(tiny_config(**changes), tokenizer=train_tokenizer(EXPRESSIONS)).eval()
 
 
 def clips(count: int, frames: int, height: int = 136, width: int = 160) -> tuple[Tensor, Tensor]:
@@ -39,6 +45,6 @@ def clips(count: int, frames: int, height: int = 136, width: int = 160) -> tuple
     generator = torch.Generator().manual_seed(count * 1000 + frames)
     images = torch.randn(count, frames, 3, height, width, generator=generator)
     padding = torch.zeros(count, height, width, dtype=torch.bool)
-    for i in range(1, count):
-        padding[i, height - 8 * i :] = True
+    for clip in range(1, count):
+        padding[clip, height - 8 * clip :] = True
     return images.masked_fill(padding[:, None, None], 0), padding

@@ -54,12 +54,12 @@ def _einops_as_nodes():
         trace_rules._allowed_callable_ids.remove(id(operation))
 
 
-def hold_same(got: Tensor, want: Tensor, what: str = "", tolerance: float = 1e-5) -> None:
-    off = float((got - want).abs().max()) / max(1.0, float(want.abs().max()))
-    assert off <= tolerance, f"{what}: {off:.1e}"
+def hold_same(actual: Tensor, expected: Tensor, name: str = "", tolerance: float = 1e-5) -> None:
+    deviation = float((actual - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    assert deviation <= tolerance, f"{name}: {deviation:.1e}"
 
 
-def ways(model, **settings):
+def eager_and_compiled(model, **settings):
     """The forward of tokens as it is, and whole: `fullgraph` makes any break an error."""
 
     def forward(frames, padding, tokens, select):
@@ -72,16 +72,16 @@ def ways(model, **settings):
 @torch.no_grad()
 def evaluate_both_ways(model, tokens: Tokens, **settings) -> None:
     frames, padding = clips(1, 1)
-    eager, whole = ways(model.eval(), **settings)
-    ((want, scores, chosen),) = eager(frames, padding, tokens, best_query)
-    ((got, got_scores, got_chosen),) = whole(frames, padding, tokens, best_query)
-    assert torch.equal(chosen, got_chosen)
-    hold_same(got, want, "masks")
-    hold_same(got_scores, scores, "scores")
+    eager, whole = eager_and_compiled(model.eval(), **settings)
+    ((expected, expected_scores, expected_index),) = eager(frames, padding, tokens, best_query)
+    ((actual, actual_scores, actual_index),) = whole(frames, padding, tokens, best_query)
+    assert torch.equal(expected_index, actual_index)
+    hold_same(actual, expected, "masks")
+    hold_same(actual_scores, expected_scores, "scores")
 
 
 def train_both_ways(
-    model, tokens: Tokens, tolerance: float = 1e-5, others: int = 0, **settings
+    model, tokens: Tokens, tolerance: float = 1e-5, num_noisy: int = 0, **settings
 ) -> None:
     """The matcher chooses, as in training; every gradient is compared.
 
@@ -89,7 +89,7 @@ def train_both_ways(
     eager gradients of `others` more inputs, the same but for noise of 1e-7, count as right, too.
     """
     frames, padding = clips(2, 2)
-    eager, whole = ways(model.train(), **settings)
+    eager, whole = eager_and_compiled(model.train(), **settings)
     generator = torch.Generator().manual_seed(0)
     targets = Targets(
         masks=torch.rand(2, 2, 136, 160, generator=generator) > 0.7,
@@ -101,22 +101,27 @@ def train_both_ways(
     def select(queries):
         return matcher(queries, targets)
 
-    def gradients(way, frames):
+    def gradients(forward, frames):
         model.zero_grad()
-        layers = way(frames, padding, tokens, select)
+        layers = forward(frames, padding, tokens, select)
         sum(m.square().mean() + s.square().mean() for m, s, _ in layers).backward()
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
-    def distance(want):
-        off = [(got[n] - w).abs().max() / w.abs().max().clamp(1) for n, w in want.items()]
-        return float(max(off))
+    def distance(expected):
+        deviations = [
+            (actual[name] - gradient).abs().max() / gradient.abs().max().clamp(1)
+            for name, gradient in expected.items()
+        ]
+        return float(max(deviations))
 
-    noisy = [frames + 1e-7 * torch.randn(frames.shape, generator=generator) for _ in range(others)]
-    got = gradients(whole, frames)
-    wanted = [gradients(eager, it) for it in (frames, *noisy)]
-    assert got
-    assert all(got.keys() == want.keys() for want in wanted)
-    assert min(map(distance, wanted)) <= tolerance, [*map(distance, wanted)]
+    noisy = [
+        frames + 1e-7 * torch.randn(frames.shape, generator=generator) for _ in range(num_noisy)
+    ]
+    actual = gradients(whole, frames)
+    expected_gradients = [gradients(eager, clip_frames) for clip_frames in (frames, *noisy)]
+    assert actual
+    assert all(actual.keys() == expected.keys() for expected in expected_gradients)
+    assert min(map(distance, expected_gradients)) <= tolerance, [*map(distance, expected_gradients)]
 
 
 @pytest.mark.usefixtures("_einops_as_nodes")
@@ -168,4 +173,4 @@ def test_evaluation_through_inductor_gives_the_same_numbers():
 def test_training_through_inductor_gives_the_same_numbers():
     model = tiny_model(decoder_layers=1, dropout=0.0)
     tokens = model.tokenize(EXPRESSIONS[:2])
-    train_both_ways(model, tokens, 1e-4, others=8, backend="inductor")
+    train_both_ways(model, tokens, 1e-4, num_noisy=8, backend="inductor")

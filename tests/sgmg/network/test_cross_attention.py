@@ -18,8 +18,8 @@ def fusion():
     layer = CrossAttention(64, heads=4).eval()
 
     def fuse(visual, words, padding, positions=None):
-        places = sine_position_1d(padding, 64) if positions is None else positions
-        return layer(visual, words, padding, places)
+        word_positions = sine_position_1d(padding, 64) if positions is None else positions
+        return layer(visual, words, padding, word_positions)
 
     return fuse
 
@@ -30,8 +30,8 @@ def test_padding_changes_nothing(fusion, inputs):
     assert fused.shape == visual.shape
     noisy = words.masked_fill(padding[..., None], 100.0)
     torch.testing.assert_close(fusion(visual, noisy, padding), fused)
-    alone = fusion(visual[1:], words[1:, :3], padding[1:, :3])
-    torch.testing.assert_close(alone, fused[1:])
+    second_clip = fusion(visual[1:], words[1:, :3], padding[1:, :3])
+    torch.testing.assert_close(second_clip, fused[1:])
 
 
 def test_a_single_word_multiplies_every_pixel_alike(fusion, inputs):
@@ -42,12 +42,14 @@ def test_a_single_word_multiplies_every_pixel_alike(fusion, inputs):
 
 def test_positions_reach_the_keys_only(fusion, inputs):
     visual, words, padding = inputs
-    elsewhere = torch.randn_like(words)
+    other_positions = torch.randn_like(words)
     assert not torch.allclose(
-        fusion(visual, words, padding), fusion(visual, words, padding, elsewhere)
+        fusion(visual, words, padding), fusion(visual, words, padding, other_positions)
     )
-    one = words[:, :1], padding[:, :1]
-    torch.testing.assert_close(fusion(visual, *one), fusion(visual, *one, elsewhere[:, :1]))
+    first_word = words[:, :1], padding[:, :1]
+    torch.testing.assert_close(
+        fusion(visual, *first_word), fusion(visual, *first_word, other_positions[:, :1])
+    )
 
 
 def test_order_of_words_matters(fusion, inputs):

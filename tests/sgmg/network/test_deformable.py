@@ -44,25 +44,25 @@ def by_hand(values, locations, weights):
     return out.flatten(2)
 
 
-@pytest.mark.parametrize("way", [sample_by_grid, sample_by_bag, sample])
-def test_sampling_is_bilinear_with_zeros_outside(way):
+@pytest.mark.parametrize("sample_function", [sample_by_grid, sample_by_bag, sample])
+def test_sampling_is_bilinear_with_zeros_outside(sample_function):
     values, locations, weights = points(queries=3)
-    got = way(values, SHAPES, locations, weights)
-    assert torch.allclose(got, by_hand(values, locations, weights), atol=1e-5)
+    actual = sample_function(values, SHAPES, locations, weights)
+    assert torch.allclose(actual, by_hand(values, locations, weights), atol=1e-5)
 
 
 def test_sampling_far_outside_is_zero():
     values, locations, weights = points()
     for shift in (-3.0, 3.0, 1e6):
-        for way in (sample_by_grid, sample_by_bag):
-            assert way(values, SHAPES, locations * 0 + shift, weights).abs().max() == 0
+        for sample_function in (sample_by_grid, sample_by_bag):
+            assert sample_function(values, SHAPES, locations * 0 + shift, weights).abs().max() == 0
 
 
 def test_both_ways_agree_in_gradients_too():
     gradients = []
-    for way in (sample_by_grid, sample_by_bag):
+    for sample_function in (sample_by_grid, sample_by_bag):
         inputs = [x.requires_grad_() for x in points()]
-        way(inputs[0], SHAPES, inputs[1], inputs[2]).square().sum().backward()
+        sample_function(inputs[0], SHAPES, inputs[1], inputs[2]).square().sum().backward()
         gradients.append([x.grad for x in inputs])
     for a, b in zip(*gradients, strict=True):
         assert torch.allclose(a, b, atol=1e-3, rtol=1e-4)
@@ -140,13 +140,13 @@ def levels(clips=2, frames=3):
 
 def test_encoding_a_few_frames_at_a_time_changes_nothing(monkeypatch):
     module, arguments = transformer(), levels()
-    together = module.encode(*arguments)
+    whole = module.encode(*arguments)
     monkeypatch.setattr("sgmg.network.deformable_transformer.TOKENS_AT_ONCE", {"cpu": 2 * CELLS})
     with torch.no_grad():
-        apart = module.encode(*arguments)
-    assert torch.allclose(together.tokens, apart.tokens, atol=1e-5)
-    assert apart.tokens.shape == (6, CELLS, 32)
-    assert [tuple(m.shape) for m in apart.maps()] == [(6, 32, h, w) for h, w in SHAPES]
+        split = module.encode(*arguments)
+    assert torch.allclose(whole.tokens, split.tokens, atol=1e-5)
+    assert split.tokens.shape == (6, CELLS, 32)
+    assert [tuple(m.shape) for m in split.maps()] == [(6, 32, h, w) for h, w in SHAPES]
 
 
 def test_boxes_are_refined_and_send_no_gradient_back():

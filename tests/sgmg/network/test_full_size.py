@@ -78,10 +78,12 @@ def test_video_swin_takes_clips_of_any_length(frames, monkeypatch):
     assert min(visual.levels[-1].shape[-2:]) == 3
 
     # behind the backbone a frame knows nothing of the others: the last two give the same alone
-    last = replace(
+    last_frames = replace(
         visual,
         levels=tuple(x[:, -2:] for x in visual.levels),
         details=(visual.details[0][:, -2:], visual.details[1][:, -2:]),
     )
-    alone = model.segment(last, tokens, first)
-    torch.testing.assert_close(alone.mask_logits, whole.mask_logits[:, -2:], rtol=1e-4, atol=1e-4)
+    last_output = model.segment(last_frames, tokens, first)
+    torch.testing.assert_close(
+        last_output.mask_logits, whole.mask_logits[:, -2:], rtol=1e-4, atol=1e-4
+    )

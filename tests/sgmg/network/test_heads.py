@@ -13,6 +13,6 @@ def test_inverse_sigmoid_undoes_sigmoid_and_stays_finite():
 def test_perceptron_has_no_activation_at_the_end():
     module = Perceptron(3, 4, 2)
     x = torch.randn(5, 3)
-    want = module.layers[1](module.layers[0](x).clamp(min=0))
-    assert torch.allclose(module(x), want)
-    assert (want < 0).any()
+    expected = module.layers[1](module.layers[0](x).clamp(min=0))
+    assert torch.allclose(module(x), expected)
+    assert (expected < 0).any()

@@ -21,8 +21,8 @@ def test_splitting_the_convolution_changes_nothing():
     x = torch.randn(2, 16, 9, 13)
     quarter, eighth = torch.randn(2, 6, 18, 25), torch.randn(2, 10, 9, 13)
     before = x.clone()
-    got = module(x, module.prepare(quarter, eighth))
-    assert torch.allclose(got, published_form(module, x, quarter, eighth), atol=1e-5)
+    refined = module(x, module.prepare(quarter, eighth))
+    assert torch.allclose(refined, published_form(module, x, quarter, eighth), atol=1e-5)
     assert torch.equal(x, before)
 
 

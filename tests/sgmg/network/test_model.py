@@ -45,15 +45,13 @@ def test_shapes_follow_the_frames(model, size):
 def test_several_expressions_share_one_look_exactly(model):
     frames, padding = clips(2, 3)
     visual = model.encode_video(frames, padding)
-    together = model.segment(
-        visual, model.tokenize(EXPRESSIONS), every_query, torch.tensor([1, 0, 1])
-    )
+    joint = model.segment(visual, model.tokenize(EXPRESSIONS), every_query, torch.tensor([1, 0, 1]))
     for i, clip in enumerate((1, 0, 1)):
-        alone = model(frames[[clip]], padding[[clip]], [EXPRESSIONS[i]], every_query)
-        assert close(together.mask_logits[i], alone.mask_logits[0])
-        assert close(together.queries.class_logits[i], alone.queries.class_logits[0])
-        assert close(together.queries.boxes_cxcywh[i], alone.queries.boxes_cxcywh[0])
-    assert not close(together.mask_logits[0], together.mask_logits[2], 1e-2)  # words matter
+        single = model(frames[[clip]], padding[[clip]], [EXPRESSIONS[i]], every_query)
+        assert close(joint.mask_logits[i], single.mask_logits[0])
+        assert close(joint.queries.class_logits[i], single.queries.class_logits[0])
+        assert close(joint.queries.boxes_cxcywh[i], single.queries.boxes_cxcywh[0])
+    assert not close(joint.mask_logits[0], joint.mask_logits[2], 1e-2)  # words matter
 
 
 @torch.no_grad()
@@ -61,11 +59,11 @@ def test_annotated_frame_is_that_frame_of_the_whole_clip(model):
     frames, padding = clips(2, 3)
     target_frame = torch.tensor([2, 0])
     whole = model(frames, padding, EXPRESSIONS[:2], every_query)
-    one = model(frames, padding, EXPRESSIONS[:2], every_query, target_frame=target_frame)
+    single = model(frames, padding, EXPRESSIONS[:2], every_query, target_frame=target_frame)
     rows = torch.arange(2)
-    assert one.mask_logits.shape[1] == 1
-    assert close(one.mask_logits[:, 0], whole.mask_logits[rows, target_frame])
-    assert close(one.queries.class_logits[:, 0], whole.queries.class_logits[rows, target_frame])
+    assert single.mask_logits.shape[1] == 1
+    assert close(single.mask_logits[:, 0], whole.mask_logits[rows, target_frame])
+    assert close(single.queries.class_logits[:, 0], whole.queries.class_logits[rows, target_frame])
 
 
 @torch.no_grad()
@@ -80,13 +78,13 @@ def test_padding_is_known_and_concerns_only_its_clip(model):
 @torch.no_grad()
 def test_selected_masks_are_those_of_the_queries_chosen(model):
     frames, padding = clips(2, 2)
-    everything = model(frames, padding, EXPRESSIONS[:2], every_query)
-    some = model(frames, padding, EXPRESSIONS[:2], lambda q: torch.tensor([2, 1]))
-    assert close(some.mask_logits[0], everything.mask_logits[0, :, 2])
-    assert close(some.mask_logits[1], everything.mask_logits[1, :, 1])
-    low = some.queries.low_mask_logits
-    assert close(some.layers[0].low_mask_logits[0], low[0, :, 2])
-    assert close(some.layers[0].low_mask_logits[1], low[1, :, 1])
+    complete = model(frames, padding, EXPRESSIONS[:2], every_query)
+    selected = model(frames, padding, EXPRESSIONS[:2], lambda q: torch.tensor([2, 1]))
+    assert close(selected.mask_logits[0], complete.mask_logits[0, :, 2])
+    assert close(selected.mask_logits[1], complete.mask_logits[1, :, 1])
+    low = selected.queries.low_mask_logits
+    assert close(selected.layers[0].low_mask_logits[0], low[0, :, 2])
+    assert close(selected.layers[0].low_mask_logits[1], low[1, :, 1])
 
 
 def test_best_query_is_of_the_mean_score_not_of_the_mean_logit():

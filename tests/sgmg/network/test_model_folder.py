@@ -91,9 +91,9 @@ def test_pushed_folder_is_the_saved_one(folder: Path, monkeypatch: pytest.Monkey
 
 def test_weights_of_another_network_are_refused_as_a_whole() -> None:
     model = tiny_model()
-    other = tiny_model(feedforward=64, decoder_layers=3)
+    other_model = tiny_model(feedforward=64, decoder_layers=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    weights = dict(other.state_dict())
+    weights = dict(other_model.state_dict())
     del weights["query_positions.weight"]
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, weights, "some folder")
@@ -107,14 +107,14 @@ def test_weights_of_another_network_are_refused_as_a_whole() -> None:
 
 def test_named_parts_keep_their_own_weights() -> None:
     model = tiny_model()
-    other = tiny_model()
+    other_model = tiny_model()
     with torch.no_grad():
-        for parameter in other.parameters():
+        for parameter in other_model.parameters():
             parameter.add_(1)
     class_weight = model.class_heads[0].weight.clone()
-    load_weights(model, other.state_dict(), "other", without=["class_heads."])
+    load_weights(model, other_model.state_dict(), "other", without=["class_heads."])
     assert torch.equal(model.class_heads[0].weight, class_weight)
-    assert torch.equal(model.query_positions.weight, other.query_positions.weight)
+    assert torch.equal(model.query_positions.weight, other_model.query_positions.weight)
 
 
 @pytest.mark.parametrize(

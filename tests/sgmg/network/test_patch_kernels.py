@@ -15,8 +15,8 @@ def test_each_query_convolves_its_frame_with_its_own_kernel():
     module = PatchKernels(32, 16)
     kernels = module(torch.randn(2, 3, 32))
     features, centres = torch.randn(2, 32, 4, 5), torch.rand(2, 3, 2) * 40
-    got = module.convolve(kernels, features, centres)
-    assert got.shape == (2, 3, 16, 4, 5)
+    patches = module.convolve(kernels, features, centres)
+    assert patches.shape == (2, 3, 16, 4, 5)
     for n in range(2):
         for q in range(3):
             w1, w2, b1, b2 = kernels[n, q].split([16 * 34, 256, 16, 16])
@@ -24,7 +24,7 @@ def test_each_query_convolves_its_frame_with_its_own_kernel():
             x = torch.cat([features[[n]], away], 1)
             x = F.conv2d(x, w1.view(16, 34, 1, 1), b1).relu()
             x = F.conv2d(x, w2.view(16, 16, 1, 1), b2)
-            assert torch.allclose(got[n, q], x[0], atol=1e-4)
+            assert torch.allclose(patches[n, q], x[0], atol=1e-4)
 
 
 def test_masks_are_drawn_in_float32_under_autocast():
@@ -34,9 +34,9 @@ def test_masks_are_drawn_in_float32_under_autocast():
     kernels = module(torch.randn(1, 1, 32))
     arguments = (torch.randn(1, 32, 4, 5), torch.tensor([[[601.0, 333.0]]]))
     with torch.autocast("cpu", torch.bfloat16):
-        got = module.convolve(kernels, *arguments)
-    assert got.dtype == torch.float32
-    assert torch.equal(got, module.convolve(kernels, *arguments))
+        patches = module.convolve(kernels, *arguments)
+    assert patches.dtype == torch.float32
+    assert torch.equal(patches, module.convolve(kernels, *arguments))
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

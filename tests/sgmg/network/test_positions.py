@@ -13,8 +13,8 @@ def test_words_count_only_what_is_not_padding():
     torch.testing.assert_close(positions[1, :2], sine_position_1d(padding[1:, :2], 8)[0])
     # the slowest pair of a third of the way: sin and cos of 2 pi / 3 / 10000^(6/8)
     angle = 2 * math.pi / 3 / 1000
-    want = torch.tensor([math.sin(angle), math.cos(angle)])
-    torch.testing.assert_close(positions[0, 0, 6:], want)
+    expected = torch.tensor([math.sin(angle), math.cos(angle)])
+    torch.testing.assert_close(positions[0, 0, 6:], expected)
 
 
 def test_pixels_are_measured_in_the_unpadded_frame():

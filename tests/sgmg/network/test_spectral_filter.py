@@ -15,8 +15,8 @@ def filters():
 def test_damping_is_that_of_the_full_convolution(filters, size):
     x = torch.randn(2, 8, *size)
     edges = filters.laplace(x).mean((2, 3))
-    want = filters.fc(edges).sigmoid()[:, :, None, None]
-    torch.testing.assert_close(filters.damping(x), want)
+    expected = filters.fc(edges).sigmoid()[:, :, None, None]
+    torch.testing.assert_close(filters.damping(x), expected)
 
 
 def test_gaussian_peaks_at_the_highest_frequency():
@@ -35,8 +35,8 @@ def test_spectrum_is_damped_before_channels_mix(filters):
     x = torch.randn(1, 8, 5, 6)
     y, gaussian = filters(x)
     spectrum = torch.fft.fft2(x) * (1 - filters.damping(x) * gaussian)
-    kept = torch.complex(spectrum.real.relu(), spectrum.imag.relu())
-    torch.testing.assert_close(y, x + torch.fft.ifft2(kept).real)
+    rectified = torch.complex(spectrum.real.relu(), spectrum.imag.relu())
+    torch.testing.assert_close(y, x + torch.fft.ifft2(rectified).real)
 
 
 def test_gaussian_is_resized_from_the_call_before(filters):
@@ -48,11 +48,11 @@ def test_gaussian_is_resized_from_the_call_before(filters):
 
 def test_float32_under_autocast(filters):
     x = torch.randn(2, 8, 5, 6)
-    want, _ = filters(x)
+    expected, _ = filters(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got, _ = filters(x)
+        actual, _ = filters(x)
         half, _ = filters(x.bfloat16())
-    assert got.equal(want)
+    assert actual.equal(expected)
     assert half.dtype == torch.float32
 
 
@@ -71,7 +71,7 @@ def test_gradients(filters):
 @pytest.mark.gpu
 def test_gpu_agrees(filters):
     x = torch.randn(2, 8, 9, 10)
-    want, _ = filters(x)
+    expected, _ = filters(x)
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        got, _ = filters.cuda()(x.cuda())
-    torch.testing.assert_close(got.cpu(), want, rtol=1e-3, atol=1e-4)
+        actual, _ = filters.cuda()(x.cuda())
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-4)

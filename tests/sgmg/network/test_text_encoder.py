@@ -75,11 +75,11 @@ def test_roberta_reads_two_tokens_less_than_it_has_positions():
 
 
 def test_an_expression_does_not_depend_on_its_neighbours(encoder):
-    together = encoder(encoder.tokenize(EXPRESSIONS))
+    batch = encoder(encoder.tokenize(EXPRESSIONS))
     words, padding, sentence = encoder(encoder.tokenize(EXPRESSIONS[2:]))
-    assert together[1].tolist()[2] == [False] * 3 + [True] * 4
-    torch.testing.assert_close(together[0][2:, :3], words)
-    torch.testing.assert_close(together[2][2:], sentence)
+    assert batch[1].tolist()[2] == [False] * 3 + [True] * 4
+    torch.testing.assert_close(batch[0][2:, :3], words)
+    torch.testing.assert_close(batch[2][2:], sentence)
     assert not padding.any()
 
 
@@ -120,11 +120,11 @@ def test_saved_parts_build_an_equal_encoder(encoder, tmp_path, monkeypatch):
     encoder.save(tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
     config, tokenizer = load_text_parts(tmp_path)
-    again = TextEncoder(config, tokenizer, hidden=64, dropout=0.0).eval()
-    again.load_state_dict(encoder.state_dict())
-    want, got = (e.tokenize(EXPRESSIONS) for e in (encoder, again))
-    assert want.ids.equal(got.ids)
-    torch.testing.assert_close(again(got)[2], encoder(want)[2])
+    restored = TextEncoder(config, tokenizer, hidden=64, dropout=0.0).eval()
+    restored.load_state_dict(encoder.state_dict())
+    tokens, restored_tokens = (e.tokenize(EXPRESSIONS) for e in (encoder, restored))
+    assert tokens.ids.equal(restored_tokens.ids)
+    torch.testing.assert_close(restored(restored_tokens)[2], encoder(tokens)[2])
 
 
 def test_model_from_a_folder_brings_weights_and_tokenizer(tokenizer, tmp_path):

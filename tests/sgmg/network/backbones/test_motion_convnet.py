@@ -25,7 +25,7 @@ def test_motion_is_seen_and_the_clip_played_backwards_moves_otherwise() -> None:
 def test_clips_of_a_batch_do_not_see_each_other() -> None:
     network = MotionConvNet().eval()
     clips = random_input(2, 3, 3, 64, 64)
-    together = network(clips)
-    alone = network(clips[1:])
-    for batch_map, clip_map in zip(together, alone, strict=True):
+    batch_maps = network(clips)
+    clip_maps = network(clips[1:])
+    for batch_map, clip_map in zip(batch_maps, clip_maps, strict=True):
         torch.testing.assert_close(batch_map[3:], clip_map, rtol=1e-4, atol=1e-4)
