@@ -211,8 +211,12 @@ def load_predictor(settings: Settings, sizes: Sizes, device: torch.device) -> Pr
         sizes = replace(sizes, long_side=settings.long_side)
     if settings.window is not None:
         sizes = replace(sizes, window=settings.window)
+    try:
+        checkpoint = find_checkpoint(settings.source)
+    except ValueError as error:
+        raise ValueError(f"{error}; masks of another system need --masks") from None
     return Predictor.load(
-        find_checkpoint(settings.source),
+        checkpoint,
         device,
         short_side=sizes.short_side,
         long_side=sizes.long_side,
