@@ -173,7 +173,7 @@ def test_masks_of_another_system(sets: BuildSet, tmp_path: Path) -> None:
     damaged.unlink()
     with pytest.raises(ValueError, match=r"has no video1/0/00010.png"):
         run(masks, shards, "--masks", "--out", tmp_path / "folder")
-    with pytest.raises(ValueError, match="no checkpoint.*masks of another system need --masks"):
+    with pytest.raises(ValueError, match=r"no checkpoint.*masks of another system need --masks"):
         run(masks, shards, "--out", tmp_path / "other")
     (tmp_path / "broken.zip").write_bytes(b"no zip")
     with pytest.raises(ValueError, match="no folder and no zip"):
