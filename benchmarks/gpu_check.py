@@ -12,20 +12,25 @@ rows are left out and autocast is the CPU's. The last line is JSON.
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
 
 import torch
 from loader import (
     AUGMENTATION,
     BATCH,
+    HEIGHT,
     NUM_FRAMES,
     SAMPLING,
+    WIDTH,
     LooseFiles,
     build_videos,
     collate,
@@ -33,6 +38,7 @@ from loader import (
     make_video,
     write_loose_files,
 )
+from torch import Tensor
 from torch.profiler import profile
 from torch.utils.data import DataLoader
 
@@ -41,157 +47,286 @@ from sgmg.network.text_encoder import tiny_text_config
 from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.losses import Criterion, normaliser
 from sgmg.training.matcher import Matcher
+from sgmg.training.recipes import DEMO_MODEL
 from sgmg.training.targets import Targets
 from shards import Batch, ClipLoader, ClipStyle
 from shards.stream.augment import Augmentation
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-TINY = {
-    "backbone": "motion_convnet", "hidden": 64, "heads": 4, "encoder_layers": 1,
-    "decoder_layers": 2, "feedforward": 128, "queries": 1,
-}  # fmt: skip
+LEARNING_RATE = 1e-4
+# Grey levels in one unit of a normalised frame: the mean of ImageNet's three deviations, times 255.
+GREY_LEVELS = 255 * 0.226
+
+Decoder = Literal["cpu", "mixed"]
+Figures = dict[str, float]
+AnyBatch = TypeVar("AnyBatch")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        videos: Videos of the data.
+        size: Their height and width, pixels.
+        augmentation: What happens to their clips.
+        epochs: Epochs that throughput is measured over, after a first one.
+        batch_size: Clips of a training batch.
+        updates: Updates that training is measured over.
+        warm_up: Updates before these: what is allocated on first use does not count.
+        config: Network, without its text model.
+        clip_size: Height and width of the clip that is segmented, pixels.
+        expression_repeats: Times that the clip is segmented in a row; the last row counts.
+    """
+
+    videos: int
+    size: tuple[int, int]
+    augmentation: Augmentation
+    epochs: int
+    batch_size: int
+    updates: int
+    warm_up: int
+    config: SgMgConfig
+    clip_size: tuple[int, int]
+    expression_repeats: tuple[int, ...]
+
+
+FULL = Scale(
+    videos=24,
+    size=(HEIGHT, WIDTH),
+    augmentation=AUGMENTATION,
+    epochs=3,
+    batch_size=BATCH,
+    updates=50,
+    warm_up=1,
+    config=SgMgConfig(text_model=None),
+    clip_size=(360, 640),
+    expression_repeats=(1, 20),
+)
+SMALL = Scale(
+    videos=1,
+    size=(144, 192),
+    augmentation=Augmentation.synthetic(),
+    epochs=1,
+    batch_size=1,
+    updates=1,
+    warm_up=0,
+    config=DEMO_MODEL,
+    clip_size=(144, 192),
+    expression_repeats=(1,),
+)
 
 
 def open_loader(
-    folder: Path, device: Any, threads: int, how: Augmentation, batch_size: int = BATCH
+    folder: Path,
+    decoder: Decoder,
+    threads: int,
+    augmentation: Augmentation,
+    batch_size: int = BATCH,
 ) -> ClipLoader:
     """Clips, decoded on the CPU or, "mixed", on the GPU."""
     return ClipLoader(
         [str(folder)],
         num_frames=NUM_FRAMES,
         batch_size=batch_size,
-        style=ClipStyle(sampling=SAMPLING, augmentation=how),
-        device=device,
+        style=ClipStyle(sampling=SAMPLING, augmentation=augmentation),
+        device=decoder,
         threads=threads,
     )
 
 
 def pixel_distance(folder: Path, threads: int) -> float:
     """Mean distance of the two graphs' frames in grey levels."""
-    pair = [open_loader(folder, device, threads, AUGMENTATION) for device in ("cpu", "mixed")]
-    off = [
-        float((here.frames - there.frames.cpu()).abs().mean()) * 255 * 0.226
-        for here, there in zip(*pair, strict=True)
-    ]
-    for loader in pair:
-        loader.close()
-    return sum(off) / len(off)
+    distances = []
+    with (
+        closing(open_loader(folder, "cpu", threads, AUGMENTATION)) as cpu_loader,
+        closing(open_loader(folder, "mixed", threads, AUGMENTATION)) as mixed_loader,
+    ):
+        for cpu_batch, mixed_batch in zip(cpu_loader, mixed_loader, strict=True):
+            difference = cpu_batch.frames - mixed_batch.frames.cpu()
+            distances.append(float(difference.abs().mean()) * GREY_LEVELS)
+    return sum(distances) / len(distances)
 
 
-def throughput(batches: Iterable[Any], frames_of: Any, epochs: int) -> dict[str, float]:
+def throughput(
+    batches: Iterable[AnyBatch], count_clips: Callable[[AnyBatch], int], epochs: int
+) -> Figures:
     """Frames a second and host CPU seconds per 1,000 frames, after a first epoch."""
-    frames, begin, cpu = 0, 0.0, 0.0
-    for epoch in range(epochs + 1):
-        if epoch == 1:
-            begin, cpu = time.perf_counter(), cpu_seconds()
+    for _ in batches:  # starts workers, fills the page cache
+        pass
+    wait_for_gpu()
+    frames = 0
+    begin = time.perf_counter()
+    cpu_begin = cpu_seconds()
+    for _ in range(epochs):
         for batch in batches:
-            frames += frames_of(batch).shape[0] * NUM_FRAMES if epoch else 0
+            frames += count_clips(batch) * NUM_FRAMES
         wait_for_gpu()
-    wall = time.perf_counter() - begin
-    return {"frames/s": frames / wall, "CPU s / 1000": 1e3 * (cpu_seconds() - cpu) / frames}
+    seconds = time.perf_counter() - begin
+    return {
+        "frames/s": frames / seconds,
+        "CPU s / 1000": 1e3 * (cpu_seconds() - cpu_begin) / frames,
+    }
 
 
-def build(loader: ClipLoader, small: bool) -> SgMg:
-    """The same network each time it is called."""
+def build_network(loader: ClipLoader, config: SgMgConfig) -> SgMg:
+    """Build the same network each time it is called."""
     torch.manual_seed(0)
-    texts = [e.text for s in loader.sets for v in s.videos for e in v.expressions]
+    texts = [
+        expression.text
+        for shard_set in loader.sets
+        for video in shard_set.videos
+        for expression in video.expressions
+    ]
     tokenizer = train_tokenizer(texts)
-    shape: dict[str, Any] = TINY if small else {"backbone": "video_swin_t"}
-    text = tiny_text_config(len(tokenizer))
-    config = SgMgConfig(**shape, text_model=None, text_config=text)
-    return SgMg(config, tokenizer=tokenizer).to(DEVICE)
+    text_config = tiny_text_config(len(tokenizer))
+    return SgMg(replace(config, text_config=text_config), tokenizer=tokenizer).to(DEVICE)
 
 
 def wait_for_gpu() -> None:
-    """Kernels run behind the program; a clock must not."""
+    """Wait for kernels, which run behind the program; a clock must."""
     if CUDA:
         torch.cuda.synchronize()
 
 
 def peak_gib() -> float:
-    """Most GPU memory since the last call."""
+    """Peak of GPU memory since the last call."""
     if not CUDA:
         return 0.0
-    most = torch.cuda.max_memory_allocated() / 2**30
+    peak = torch.cuda.max_memory_allocated() / 2**30
     torch.cuda.reset_peak_memory_stats()
-    return most
+    return peak
 
 
-def learner(model: SgMg, bf16: bool) -> Callable[[Batch], float]:
-    """A plain update of a network; gives its loss."""
-    optimizer = torch.optim.AdamW(model.train().parameters(), 1e-4)
-    matcher, criterion = Matcher(), Criterion()
+def make_update(model: SgMg, *, bf16: bool) -> Callable[[Batch], float]:
+    """Return a plain update of a network; it gives its loss."""
+    optimizer = torch.optim.AdamW(model.train().parameters(), LEARNING_RATE)
+    matcher = Matcher()
+    criterion = Criterion()
 
-    def learn(batch: Batch) -> float:
+    def update(batch: Batch) -> float:
         targets = Targets(batch.masks, batch.boxes_cxcywh, batch.visible)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
             select = partial(matcher, targets=targets)
             outputs = model(batch.frames, batch.padding, batch.expressions, select)
-            terms = criterion(outputs, targets, normaliser(targets.visible.sum(), 1))
+            terms = criterion(outputs, targets, normaliser(targets.visible.sum()))
         terms["total"].backward()
         optimizer.step()
         optimizer.zero_grad()
         return float(terms["total"].detach())
 
-    return learn
+    return update
 
 
-def train(loader: ClipLoader, updates: int, small: bool, bf16: bool) -> dict[str, float]:
-    """A step, its memory, its wait for data, the loss of the first update."""
-    learn = learner(build(loader, small), bf16)
-    steps, waits, losses = [], [], []
-    loader.load_state_dict(loader.state_dict() | {"epoch": 0, "position": 0})  # equal clips
-    stream = (batch for _ in iter(int, 1) for batch in loader)
+def train(loader: ClipLoader, scale: Scale, *, bf16: bool) -> Figures:
+    """Measure a step, its memory, its wait for data, the loss of the first update."""
+    update = make_update(build_network(loader, scale.config), bf16=bf16)
+    # Both precisions see the same clips.
+    loader.load_state_dict(loader.state_dict() | {"epoch": 0, "position": 0})
+    stream = itertools.chain.from_iterable(itertools.repeat(loader))
+    step_seconds = []
+    wait_seconds = []
+    losses = []
     peak_gib()
-    first = 0 if small else 1  # what is made on first use does not count
-    for _ in range(updates + first):
+    for _ in range(scale.warm_up + scale.updates):
         begin = time.perf_counter()
         batch = next(stream).to(DEVICE)
-        waits.append(time.perf_counter() - begin)
-        losses.append(learn(batch))
+        wait_seconds.append(time.perf_counter() - begin)
+        losses.append(update(batch))
         wait_for_gpu()
-        steps.append(time.perf_counter() - begin)
-    seconds = sum(steps[first:])
-    figures = {"step s": seconds / updates, "GPU GiB": peak_gib()}
-    return figures | {"data wait": sum(waits[first:]) / seconds, "first loss": losses[0]}
+        step_seconds.append(time.perf_counter() - begin)
+    seconds = sum(step_seconds[scale.warm_up :])
+    return {
+        "step s": seconds / scale.updates,
+        "GPU GiB": peak_gib(),
+        "data wait": sum(wait_seconds[scale.warm_up :]) / seconds,
+        "first loss": losses[0],
+    }
 
 
 @torch.inference_mode()
-def segment(loader: ClipLoader, small: bool) -> dict[str, dict[str, float]]:
+def segment(loader: ClipLoader, scale: Scale) -> dict[str, Figures]:
     """Frames a second of one expression on one clip, and how far the masks agree."""
-    model, size = build(loader, small).eval(), (144, 192) if small else (360, 640)
+    model = build_network(loader, scale.config).eval()
     generator = torch.Generator().manual_seed(0)
-    clip = torch.randn(1, NUM_FRAMES, 3, *size, generator=generator).to(DEVICE)
-    padding = torch.zeros(1, *size, dtype=torch.bool, device=DEVICE)
-    rows, masks = {}, []
-    peak_gib()
-    for name in ("float32", "bfloat16"):
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=name == "bfloat16"):
-            for count in (1,) if small else (1, 20):
+    clip = torch.randn(1, NUM_FRAMES, 3, *scale.clip_size, generator=generator).to(DEVICE)
+    padding = torch.zeros(1, *scale.clip_size, dtype=torch.bool, device=DEVICE)
+
+    def measure(*, bf16: bool) -> tuple[Figures, Tensor]:
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
+            for count in scale.expression_repeats:
                 begin = time.perf_counter()
                 for _ in range(count):
-                    logits = model(clip, padding, ["the round thing"], best_query).mask_logits
+                    output = model(clip, padding, ["the round thing"], best_query)
                 wait_for_gpu()
                 seconds = (time.perf_counter() - begin) / count
-        rows[f"inference, {name}"] = {"frames/s": NUM_FRAMES / seconds, "GPU GiB": peak_gib()}
-        masks.append(logits.float() > 0)
-    both, either = masks[0] & masks[1], masks[0] | masks[1]
-    rows["inference, bfloat16"]["mask IoU"] = float(both.sum() / either.sum().clamp(min=1))
-    return rows
+        figures = {"frames/s": NUM_FRAMES / seconds, "GPU GiB": peak_gib()}
+        return figures, output.mask_logits.float() > 0
+
+    peak_gib()
+    float32, float32_masks = measure(bf16=False)
+    bfloat16, bfloat16_masks = measure(bf16=True)
+    intersection = float((float32_masks & bfloat16_masks).sum())
+    union = float((float32_masks | bfloat16_masks).sum())
+    bfloat16["mask IoU"] = intersection / max(union, 1)
+    return {"inference, float32": float32, "inference, bfloat16": bfloat16}
 
 
-def profile_update(loader: ClipLoader, small: bool) -> str:
+def profile_update(loader: ClipLoader, scale: Scale) -> str:
     """Operations by their own time, the longest first, of an update (bfloat16 on a GPU)."""
-    learn = learner(build(loader, small), bf16=CUDA)
+    update = make_update(build_network(loader, scale.config), bf16=CUDA)
     batch = next(iter(loader)).to(DEVICE)
-    if not small:
-        learn(batch)  # what is made on first use
-    with profile() as found:
-        learn(batch)
+    for _ in range(scale.warm_up):
+        update(batch)
+    with profile() as profiler:
+        update(batch)
         wait_for_gpu()
-    by = f"self_{DEVICE}_time_total"
-    return found.key_averages().table(sort_by=by, row_limit=12, max_name_column_width=40)
+    averages = profiler.key_averages()
+    return averages.table(
+        sort_by=f"self_{DEVICE}_time_total", row_limit=12, max_name_column_width=40
+    )
+
+
+def measure_all(folder: Path, scale: Scale, workers: int, threads: int) -> dict[str, Figures]:
+    """Build the data, measure every row of the table; prints the profile of an update."""
+    shards = folder / "shards"
+    loose = folder / "loose"
+    loose.mkdir()
+    videos = [make_video(f"v{number:03d}", *scale.size) for number in range(scale.videos)]
+    build_videos(videos, str(shards))
+    for video in videos:
+        write_loose_files(video, loose)
+
+    rows: dict[str, Figures] = {}
+    plain_loader = DataLoader(
+        LooseFiles(loose, [video.key for video in videos], scale.size, scale.augmentation),
+        batch_size=BATCH,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=True,
+    )
+    rows[f"DataLoader, PIL, {workers}"] = throughput(
+        plain_loader, lambda batch: len(batch["frames"]), scale.epochs
+    )
+    del plain_loader  # ends its workers, which would disturb the others
+    decoders: tuple[Decoder, ...] = ("cpu", "mixed") if CUDA else ("cpu",)
+    for decoder in decoders:
+        with closing(open_loader(shards, decoder, threads, scale.augmentation)) as loader:
+            rows[f"ClipLoader, {decoder}"] = throughput(
+                loader, lambda batch: len(batch.frames), scale.epochs
+            )
+
+    best_decoder = decoders[-1]
+    loader = open_loader(shards, best_decoder, threads, scale.augmentation, scale.batch_size)
+    with closing(loader):
+        rows["training, float32"] = train(loader, scale, bf16=False)
+        rows["training, bfloat16"] = train(loader, scale, bf16=True)
+        rows |= segment(loader, scale)
+        print(profile_update(loader, scale))
+    if CUDA:
+        rows["mixed against cpu"] = {"grey levels": pixel_distance(shards, threads)}
+    return rows
 
 
 def main() -> None:
@@ -200,47 +335,20 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few small videos, a tiny network")
     parser.add_argument("--workers", type=int, default=16, help="of the DataLoader")
     parser.add_argument("--threads", type=int, default=8, help="of DALI")
-    given = parser.parse_args()
-    count, updates, epochs = (1, 1, 1) if given.small else (24, 50, 3)
-    workers, threads = (1, 1) if given.small else (given.workers, given.threads)
-    size, how = ((480, 854), AUGMENTATION)
-    if given.small:
-        size, how = (144, 192), Augmentation.synthetic()
-    rows: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder, loose = Path(name) / "shards", Path(name) / "loose"
-        loose.mkdir()
-        videos = [make_video(f"v{n:03d}", *size) for n in range(count)]
-        build_videos(videos, str(folder))
-        for video in videos:
-            write_loose_files(video, loose)
-        plain = DataLoader(
-            LooseFiles(loose, [it.key for it in videos], size, how), batch_size=BATCH,
-            num_workers=workers, collate_fn=collate, persistent_workers=True,
-        )  # fmt: skip
-        rows[f"DataLoader, PIL, {workers}"] = throughput(plain, lambda b: b["frames"], epochs)
-        del plain
-        for device in ("cpu", "mixed") if CUDA else ("cpu",):
-            loader = open_loader(folder, device, threads, how)
-            rows[f"ClipLoader, {device}"] = throughput(loader, lambda b: b.frames, epochs)
-            loader.close()
-        batch_size = 1 if given.small else BATCH
-        loader = open_loader(folder, "mixed" if CUDA else "cpu", threads, how, batch_size)
-        for name, bf16 in (("float32", False), ("bfloat16", True)):
-            rows[f"training, {name}"] = train(loader, updates, given.small, bf16)
-        rows |= segment(loader, given.small)
-        print(profile_update(loader, given.small))
-        loader.close()
-        if CUDA:
-            rows["mixed against cpu"] = {"grey levels": pixel_distance(folder, threads)}
+    options = parser.parse_args()
+    scale = SMALL if options.small else FULL
+    workers = 1 if options.small else options.workers
+    threads = 1 if options.small else options.threads
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_all(Path(folder), scale, workers, threads)
     print(f"{torch.cuda.get_device_name() if CUDA else 'no CUDA'}, torch {torch.__version__}")
-    for name, figures in rows.items():
-        print(f"{name:22s} " + "  ".join(f"{key} {value:10.3f}" for key, value in figures.items()))
-    print(
-        json.dumps(
-            {f"{name}: {key}": round(v, 4) for name, f in rows.items() for key, v in f.items()}
-        )
-    )
+    rounded: Figures = {}
+    for row, figures in rows.items():
+        cells = [f"{name} {value:10.3f}" for name, value in figures.items()]
+        print(f"{row:22s} " + "  ".join(cells))
+        for name, value in figures.items():
+            rounded[f"{row}: {name}"] = round(value, 4)
+    print(json.dumps(rounded))
 
 
 if __name__ == "__main__":
