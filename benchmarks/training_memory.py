@@ -108,12 +108,12 @@ class MemoryLine:
 def kept_bytes(model: SgMg, frames: int, size: tuple[int, int], *, bf16: bool) -> int:
     """Count what autograd keeps of a forward pass with one expression, parameters apart."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}
+    activations: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         address = tensor.untyped_storage().data_ptr()
         if address not in parameters:
-            kept[address] = tensor  # alive, so that no later tensor gets the same address
+            activations[address] = tensor  # alive, so that no later tensor gets the same address
         return tensor
 
     def keep_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -140,7 +140,7 @@ def kept_bytes(model: SgMg, frames: int, size: tuple[int, int], *, bf16: bool) -
     del output
     for handle in handles:
         handle.remove()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in activations.values())
 
 
 def measure(backbone: str, frames: int, mode: Mode) -> MemoryLine:

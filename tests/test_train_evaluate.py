@@ -33,24 +33,50 @@ def run(module: object, *arguments: object) -> None:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of small synthetic shard sets: train, valid, image-train, image-val."""
     folder = tmp_path_factory.mktemp("shapes")
-    few = ["--synthetic.train-videos", 6, "--synthetic.valid-videos", 2, "--synthetic.images", 12]
-    few += ["--synthetic.valid-images", 2, "--synthetic.num-frames", 5, "--synthetic.valid-frames"]
-    run(build_shards, "synthetic", "--root", folder / "data", "--out", folder / "s", *few, 3)
-    return folder / "s"
+    run(
+        build_shards,
+        "synthetic",
+        *("--root", folder / "data"),
+        *("--out", folder / "shards"),
+        *("--synthetic.train-videos", 6),
+        *("--synthetic.valid-videos", 2),
+        *("--synthetic.images", 12),
+        *("--synthetic.valid-images", 2),
+        *("--synthetic.num-frames", 5),
+        *("--synthetic.valid-frames", 3),
+    )
+    return folder / "shards"
 
 
 @pytest.fixture(scope="module")
 def pretrained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a few image updates."""
     out = tmp_path_factory.mktemp("pretrain")
-    sets = ["--data.shards", shapes / "image-train", "--data.vocabulary", shapes / "train"]
-    run(train, "synthetic-pretrain", "--out", out, *sets, "--optim.steps", 2, *QUICK)
+    run(
+        train,
+        "synthetic-pretrain",
+        *("--out", out),
+        *("--data.shards", shapes / "image-train"),
+        *("--data.vocabulary", shapes / "train"),
+        *("--optim.steps", 2),
+        *QUICK,
+    )
     return out
 
 
-def video_run(shapes: Path, pretrained: Path, out: Path, *more: object) -> None:
-    sets = ["--data.shards", shapes / "train", "--init", pretrained, "--data.batch-size", 2]
-    run(train, "synthetic", "--out", out, *sets, "--optim.steps", 4, *QUICK, *more)
+def video_run(shapes: Path, pretrained: Path, out: Path, *options: object) -> None:
+    """Fine-tune on clips for four updates."""
+    run(
+        train,
+        "synthetic",
+        *("--out", out),
+        *("--data.shards", shapes / "train"),
+        *("--init", pretrained),
+        *("--data.batch-size", 2),
+        *("--optim.steps", 4),
+        *QUICK,
+        *options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +97,7 @@ def test_a_run_leaves_losses_pictures_tracker_and_checkpoints(finetuned: Path) -
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert all(np.isfinite(float(row["total"])) for row in rows)
     assert {"class", "box", "giou", "mask", "dice", "mask_low", "dice_0", "lr"} <= set(rows[0])
-    assert sorted(p.name for p in finetuned.glob("step-*")) == ["step-000002", "step-000004"]
+    assert sorted(path.name for path in finetuned.glob("step-*")) == ["step-000002", "step-000004"]
     assert Image.open(finetuned / "pictures/step-000004.png").width > 200
     assert list((finetuned / "tracker").glob("events*"))
     scores = json.loads((finetuned / "step-000004/score.json").read_text())
@@ -84,16 +110,16 @@ def test_a_run_leaves_losses_pictures_tracker_and_checkpoints(finetuned: Path) -
 def test_resuming_gives_the_same_losses_and_weights(
     shapes: Path, pretrained: Path, finetuned: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(finetuned, tmp_path / "again")
-    shutil.rmtree(tmp_path / "again/step-000004")
-    video_run(shapes, pretrained, tmp_path / "again", "--resume", "auto")
-    assert losses(tmp_path / "again") == losses(finetuned)
-    one, other = (
-        load_file(folder / "step-000004/model.safetensors")
-        for folder in (finetuned, tmp_path / "again")
-    )
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed = tmp_path / "resumed"
+    shutil.copytree(finetuned, resumed)
+    shutil.rmtree(resumed / "step-000004")
+    video_run(shapes, pretrained, resumed, "--resume", "auto")
+    assert losses(resumed) == losses(finetuned)
+    want = load_file(finetuned / "step-000004/model.safetensors")
+    got = load_file(resumed / "step-000004/model.safetensors")
+    assert got.keys() == want.keys()
+    for name, weight in want.items():
+        assert torch.equal(got[name], weight), name
 
 
 def test_fine_tuning_starts_from_the_pretrained_weights(pretrained: Path, finetuned: Path) -> None:
@@ -114,7 +140,7 @@ def test_evaluation_writes_masks_scores_and_sheet(
     for video in videos:
         for expression in video.expressions:
             folder = tmp_path / "Annotations" / video.video_id / expression.id
-            assert sorted(p.stem for p in folder.iterdir()) == sorted(video.frame_names)
+            assert sorted(path.stem for path in folder.iterdir()) == sorted(video.frame_names)
             mask = np.asarray(Image.open(folder / f"{video.frame_names[0]}.png"))
             assert mask.shape == (video.height, video.width)
             assert set(np.unique(mask)) <= {0, 255}
@@ -134,7 +160,7 @@ def test_sharded_weights_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nonsense"], "unknown recipe 'nonsense'; choose one of synthetic-pretrain"),
         (["synthetic"], "no data; name one or more shard sets"),
@@ -142,11 +168,16 @@ def test_sharded_weights_are_refused(kind: str) -> None:
         ([*UNEVEN, "0"], "choose numbers that divide it"),
     ],
 )
-def test_wrong_arguments_of_train_are_one_line(arguments: list[str], said: str) -> None:
+def test_wrong_arguments_of_train_are_one_line(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as stop:
         run(train, *arguments)
-    assert said in str(stop.value)
+    assert message in str(stop.value)
     assert "\n" not in str(stop.value)
+
+
+def test_an_unknown_style_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown clip style 'films'; choose one of image, you"):
+        run(train, "synthetic", "--data.shards", "x", "--data.style", "films")
 
 
 def test_half_built_shards_and_other_versions_are_refused(

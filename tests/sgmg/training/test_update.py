@@ -15,6 +15,7 @@ from sgmg.training.optim import make_schedule, parameter_groups
 from sgmg.training.update import (
     accumulate_gradients,
     average_over_processes,
+    forward_and_loss,
     step_optimizer,
 )
 from tests.processes import finish, start
@@ -115,11 +116,11 @@ def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
         assert torch.equal(before[name], parameter)
 
 
-def test_a_supervised_frame_is_answered_alone() -> None:
-    clip = micro_batch(3)
-    clip_index = torch.zeros(1, dtype=torch.long)
-    target_frame = torch.tensor([1])
-    targets = clip.targets.frame(clip_index, target_frame)
-    assert torch.equal(targets.masks, clip.targets.masks[:, 1:])
-    assert torch.equal(targets.boxes_cxcywh, clip.targets.boxes_cxcywh[:, 1:])
-    assert torch.equal(targets.visible, clip.targets.visible[:, 1:])
+def test_a_supervised_frame_is_learnt_alone() -> None:
+    whole = micro_batch(3)
+    supervised = micro_batch(3, target_frame=1)
+    assert torch.equal(supervised.targets.masks, whole.targets.masks[:, 1:])
+    assert torch.equal(supervised.targets.boxes_cxcywh, whole.targets.boxes_cxcywh[:, 1:])
+    assert torch.equal(supervised.targets.visible, whole.targets.visible[:, 1:])
+    outputs, _ = forward_and_loss(tiny_model().train(), supervised, 1.0)
+    assert outputs.mask_logits.shape == supervised.targets.masks.shape
