@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shards.stream.styles import named_style
 
 import evaluate
 import train
 from preprocess import build_shards
 from sgmg.training.recipes import RECIPES
+from shards.stream.styles import named_style
 from tests.preprocess.trees import TREES, draw
 from tests.sgmg.tiny import tiny_model
 from tests.test_train_evaluate import losses, run

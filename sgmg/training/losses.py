@@ -187,6 +187,7 @@ def mask_terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """
     logits = rearrange(logits.float(), "e t h w -> e (t h w)")
     targets = rearrange(targets, "e t h w -> e (t h w)")
+    # torchvision's defaults, alpha 0.25 and gamma 2, are the published ones.
     focal = sigmoid_focal_loss(logits, targets).mean(-1)
     dice = 1 - dice_similarity(logits.sigmoid(), targets)
     return focal.sum(), dice.sum()
@@ -195,6 +196,7 @@ def mask_terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _class_term(logits: Tensor, query_index: Tensor, visible: Tensor) -> Tensor:
     """Focal loss of all queries; the selected one is positive on frames with the object."""
     positive = torch.zeros_like(logits)
+    # [E, T, 1]: the selected query is the same in every frame of a clip.
     index = query_index[:, None, None].expand(-1, logits.shape[1], 1)
     positive.scatter_(2, index, visible.unsqueeze(2).float())
     return sigmoid_focal_loss(logits, positive).sum()

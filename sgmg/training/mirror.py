@@ -57,6 +57,7 @@ def upload(checkpoint: Path, store: Store) -> None:
         # Last of all, so that `download` knows a copy that was cut short by its absence.
         state = checkpoint / STATE
         tar.add(state, state.name)
+    # Files of checkpoints that the run folder has let go become free: later copies write over them.
     local = {path.name for path in list_checkpoints(checkpoint.parent)}
     slots = {slot: name for slot, name in slots.items() if name in local}
     slots[slot] = checkpoint.name
@@ -91,6 +92,7 @@ def download(store: Store, run: Path) -> None:
     unfinished = run / f"{newest}.partial"
     try:
         with store.stream(slots[newest]) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            # The filter refuses links and names that lead out of the folder.
             tar.extractall(unfinished, filter="data")
         if not (unfinished / STATE).is_file():
             raise tarfile.ReadError("cut short")

@@ -45,6 +45,7 @@ def parameter_groups(
         Groups ``base``, ``backbone``, ``text_encoder``, ``linear_proj`` with ``name``, ``params``,
         ``lr``, ``weight_decay``; a group may be empty.
     """
+    # Resuming needs the same groups in the same order, whichever parameters train.
     rates = {"base": lr, "backbone": backbone_lr, "text_encoder": text_lr, "linear_proj": lr}
     members: dict[str, list[Tensor]] = {group: [] for group in rates}
     group_of_module = _groups_by_module(model)

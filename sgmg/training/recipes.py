@@ -114,7 +114,7 @@ class Recipe:
     """Name of an Accelerate tracker, or `none`."""
 
 
-# A model for the moving shapes, that learns from nothing on a CPU. Nothing else uses these sizes.
+# A model for the moving shapes, that learns from nothing on a CPU.
 DEMO_MODEL = SgMgConfig(
     backbone="motion_convnet",
     text_model=None,
@@ -126,8 +126,8 @@ DEMO_MODEL = SgMgConfig(
     points=2,
     queries=1,
     dropout=0.0,
-    coordinate_scale=0.02,
-    identity_start=True,
+    coordinate_scale=0.02,  # pixel coordinates would drown features that are still small
+    identity_start=True,  # a random start, as published, presumes a pretrained backbone
 )
 DEMO_SHORT_SIDE = 144  # pixels of the demo's frames
 
@@ -135,7 +135,7 @@ DEMO_SHORT_SIDE = 144  # pixels of the demo's frames
 FROZEN_TEXT = SgMgConfig(freeze_text=True)
 NEW_CLASS_HEADS = ("class_heads.",)
 
-# From a checkpoint, published: 6 epochs, rates times the number of GPUs / 8 with a clip a GPU.
+# From a checkpoint, as published: rates times GPUs / 8, with one clip a GPU, so batch size / 8.
 FINE_TUNING = Optim(
     epochs=6,
     drops=(3, 5),
@@ -205,7 +205,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             optim=Optim(
                 epochs=11,
                 drops=(8, 10),
-                reference_batch=16,
+                reference_batch=16,  # published: GPUs / 8, with two images a GPU
             ),
             pretrained=True,
         ),
@@ -224,7 +224,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             optim=Optim(
                 epochs=10,
                 drops=(6, 8),
-                reference_batch=4,
+                reference_batch=4,  # published: GPUs / 4, with one clip a GPU
             ),
             pretrained=True,
         ),
@@ -240,7 +240,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             optim=Optim(
                 epochs=6,
                 drops=(3, 5),
-                reference_batch=16,
+                reference_batch=16,  # published: GPUs / 8, with two clips a GPU
             ),
             init_without=NEW_CLASS_HEADS,
         ),
@@ -257,6 +257,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             pretrained=True,
         ),
     ),
+    # Not published stages: the data sets' own fine-tuning, with the numbers of the published one.
     "ref-davis17": (
         "fine-tune on Ref-DAVIS17 sequences",
         Recipe(

@@ -83,6 +83,7 @@ class Run:
         checkpoint = checkpoints.find_state(resume, folder) if resume else None
         if checkpoint is not None:
             self._go_on_from(checkpoint)
+        # A killed run may have written rows of updates that come again now.
         if accelerator.is_main_process:
             self.losses.forget_after(self.step)
         # Accelerate's trigger reaches all processes, whichever of them got the signal: they save
@@ -163,6 +164,7 @@ class Run:
             self.folder, self.accelerator, self.model, state, keep=self._keep
         )
         if self._store is not None and self.accelerator.is_main_process:
+            # The checkpoint is safe here: a store that does not answer must not end the run.
             try:
                 mirror.upload(checkpoint, self._store)
             except (ValueError, OSError) as error:

@@ -35,6 +35,7 @@ class Targets:
             clip_index: Clip of each expression, int64 [E].
             target_frame: Frame of each clip, int64 [B].
         """
+        # One frame of each expression: indices in pairs, not a slice.
         expressions = torch.arange(len(self.masks), device=self.masks.device)
         frames = target_frame[clip_index]
         return Targets(
