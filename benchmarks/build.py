@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from preprocess.build_shards import Build, open_set, settings_of
+from preprocess.build_shards import Build, build_settings, open_set
 from shards.build.writer import build_set
 from shards.format.index import IndexWriter
 from shards.format.rle import Rle
@@ -76,15 +76,16 @@ def run_tar(root: Path, out: Path) -> None:
 def run_build(root: Path, out: Path) -> None:
     """List and build the shard set, as the command does."""
     settings = Build("mevis", root, str(out), allow_partial=True)
-    told = settings_of("valid", settings)
-    source = open_set(told, root)
+    manifest_settings = build_settings(settings, "valid")
+    source = open_set(manifest_settings, root)
     build_set(
         source.plans,
         source.read,
         str(out / "valid"),
         dataset=source.dataset,
         split=source.split,
-        settings=told,
+        settings=manifest_settings,
+        is_partial=source.is_partial,
     )
 
 

@@ -1,1 +1,1 @@
-"""From official data sets on disk to shards."""
+"""Official data sets on disk become shard sets; may import `shards`, never `sgmg`."""

@@ -7,18 +7,17 @@ written. Run again after a crash, it keeps finished shards; a set is complete on
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
-from preprocess.dataset import Source
+from preprocess.dataset import DataSet, ReadOptions, Source
 from preprocess.ground_truth import write_ground_truth
 from preprocess.readers import (
     a2d_sentences,
@@ -28,39 +27,40 @@ from preprocess.readers import (
     ref_youtube_vos,
     refcoco,
 )
-from preprocess.reencode import Reencoded
-from preprocess.synthetic.write import SyntheticSettings, is_written, write_synthetic
-from shards.build.plan import Plan
+from preprocess.reencode import JPEG_QUALITY, Reencoded
+from preprocess.synthetic import dataset as synthetic
+from preprocess.synthetic.settings import SyntheticSettings
+from preprocess.synthetic.write import is_written, write_synthetic
+from shards.build.plan import Plan, Runner
 from shards.build.ray_cluster import on_ray
 from shards.build.writer import build_set
 from shards.errors import ShardError
+from shards.format.manifest import Manifest
 from shards.format.schema import Json
 
-Opener = Callable[..., Source]
-Videos = Literal["ref-davis17", "ref-youtube-vos", "a2d-sentences", "jhmdb-sentences", "mevis"]
-Name = Literal["synthetic", Videos, "refcoco", "refcoco+", "refcocog"]
+_REGISTRY: tuple[DataSet, ...] = (
+    synthetic.DATASET,
+    ref_davis17.DATASET,
+    ref_youtube_vos.DATASET,
+    a2d_sentences.DATASET,
+    jhmdb_sentences.DATASET,
+    mevis.DATASET,
+    *refcoco.DATASETS,
+)
+DATASETS: Mapping[str, DataSet] = {dataset.name: dataset for dataset in _REGISTRY}
 
-
-def opens(
-    opener: Opener, splits: Iterable[str], prefix: str = "", **told: str
-) -> dict[str, Opener]:
-    """Return what opens each split of a data set, by the name of the shard set to be."""
-    return {f"{prefix}{split}": partial(opener, split=split, **told) for split in splits}
-
-
-_IMAGES = {"name": "refcoco", "dataset": "synthetic-image"}
-READERS: Mapping[str, Mapping[str, Opener]] = {
-    "ref-davis17": opens(ref_davis17.open_ref_davis17, ref_davis17.SPLITS),
-    "ref-youtube-vos": opens(ref_youtube_vos.open_ref_youtube_vos, ref_youtube_vos.SPLITS),
-    "a2d-sentences": opens(a2d_sentences.open_a2d_sentences, a2d_sentences.SPLITS),
-    "jhmdb-sentences": opens(jhmdb_sentences.open_jhmdb_sentences, jhmdb_sentences.SPLITS),
-    "mevis": opens(mevis.open_mevis, mevis.SPLITS),
-    **{it: opens(refcoco.open_refcoco, splits, name=it) for it, splits in refcoco.SPLITS.items()},
-    "synthetic": {
-        **opens(ref_youtube_vos.open_ref_youtube_vos, ("train", "valid"), dataset="synthetic"),
-        **opens(refcoco.open_refcoco, ("train", "val"), "image-", **_IMAGES),
-    },
-}
+# The names as choices of a command line; a Literal would repeat them.
+_SourceName = Annotated[
+    str,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(DATASETS) + "}",
+        instance_from_str=lambda arguments: arguments[0],
+        is_instance=lambda instance: isinstance(instance, str),
+        str_from_instance=lambda name: [name],
+        choices=tuple(DATASETS),
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Build:
         synthetic: what to draw, if the source is "synthetic".
     """
 
-    source: tyro.conf.Positional[Name]
+    source: tyro.conf.Positional[_SourceName]
     root: Path
     out: str
     split: tuple[str, ...] = ()
@@ -100,67 +100,103 @@ class Build:
     quality: int | None = None
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
 
+    @property
+    def dataset(self) -> DataSet:
+        """The data set of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.source not in DATASETS:
+            raise ValueError(f"there is no data set {self.source!r}: give {', '.join(DATASETS)}")
+        return DATASETS[self.source]
+
     def check(self) -> None:
-        """Refuse what cannot be.
+        """Refuse settings that cannot be.
 
         Raises:
             ValueError: a setting is out of range, or does not go with another.
         """
-        limits = {"workers": 1024, "shard_mb": 100_000, "max_side": 100_000, "quality": 100}
-        for name, most in limits.items():
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
-                raise ValueError(f"--{name.replace('_', '-')} must be 1 to {most}")
-        if self.filter_leaks and self.source not in refcoco.REFS:
-            raise ValueError(f"--filter-leaks is for {', '.join(refcoco.REFS)} only")
+        limits = (
+            ("--workers", self.workers, 1024),
+            ("--shard-mb", self.shard_mb, 100_000),
+            ("--max-side", self.max_side, 100_000),
+            ("--quality", self.quality, 100),
+        )
+        for flag, value, largest in limits:
+            if value is not None and not 1 <= value <= largest:
+                raise ValueError(f"{flag} must be 1 to {largest}")
+        if self.filter_leaks and not self.dataset.filters_leaks:
+            names = [dataset.name for dataset in DATASETS.values() if dataset.filters_leaks]
+            raise ValueError(f"--filter-leaks is for {', '.join(names)} only")
         if self.address and self.engine != "ray":
             raise ValueError("--address is that of a Ray cluster: add --engine ray")
-        splits = READERS[self.source]
-        if unknown := [split for split in self.split if split not in splits]:
+        known = self.dataset.splits
+        unknown = [split for split in self.split if split not in known]
+        if unknown:
             raise ValueError(
-                f"{self.source} has no split {', '.join(unknown)}: it has {', '.join(splits)}"
+                f"{self.source} has no split {', '.join(unknown)}: it has {', '.join(known)}"
             )
 
 
-def open_set(told: Mapping[str, Any], root: Path) -> Source:
+def open_set(settings: Mapping[str, Json], root: Path) -> Source:
     """Open what a shard set is, or was, built from.
 
     Args:
-        told: the settings in the set's manifest.
+        settings: those in the set's manifest.
         root: folder that holds the official files.
 
     Raises:
         ShardError: they are of no set that this command builds, or a file is missing or broken.
     """
-    source, name = str(told.get("source")), str(told.get("set"))
-    if name not in READERS.get(source, {}):
-        raise ShardError(f"the set was built from {source!r} {name!r}, which no reader here knows")
-    max_side, quality = told.get("max_side"), told.get("quality")
-    options: dict[str, Any] = {}
-    if told.get("filter_leaks"):
-        options["filter_leaks"] = True
-    if source == "a2d-sentences":
-        options["quality"], quality = quality or a2d_sentences.QUALITY, None
-    opened = READERS[source][name](root, **options)
-    if max_side or quality:
-        again = Reencoded(opened.read, max_side, quality or a2d_sentences.QUALITY, bool(quality))
-        opened = replace(opened, read=again)
-    return opened
+    name = str(settings.get("source"))
+    split = str(settings.get("set"))
+    dataset = DATASETS.get(name)
+    if dataset is None or split not in dataset.splits:
+        raise ShardError(
+            f"the set was built from {name!r} {split!r}, which no reader here knows; known are "
+            f"{', '.join(DATASETS)}"
+        )
+    max_side = _number(settings, "max_side")
+    quality = _number(settings, "quality")
+    options = ReadOptions(
+        filter_leaks=bool(settings.get("filter_leaks")),
+        quality=quality or JPEG_QUALITY,
+    )
+    source = dataset.open(root, split, options)
+    # a reader that decodes videos has encoded every frame in the quality asked for already
+    encode_all = quality is not None and not dataset.decodes_videos
+    if max_side is None and not encode_all:
+        return source
+    read = Reencoded(source.read, max_side, options.quality, always=encode_all)
+    return replace(source, read=read)
 
 
-def settings_of(name: str, settings: Build) -> dict[str, Json]:
-    """Return what a set's manifest tells: all that decides its content but the files."""
-    told: dict[str, Json] = {"source": settings.source, "set": name}
-    for option in ("filter_leaks", "max_side", "quality"):
-        if value := getattr(settings, option):
-            told[option] = value
-    if settings.source == "a2d-sentences" or settings.max_side or settings.quality:
-        quality = settings.quality or a2d_sentences.QUALITY
-        told["encoder"] = f"JPEG quality {quality} 4:4:4, pillow {version('pillow')}"
-        told["decoder"] = f"av {version('av')}" if settings.source == "a2d-sentences" else "pillow"
-    if settings.source == "synthetic":
-        told |= asdict(settings.synthetic)
-    return told
+def _number(settings: Mapping[str, Json], name: str) -> int | None:
+    value = settings.get(name)
+    if value is not None and not isinstance(value, int):
+        raise ShardError(f"the set was built with {name} {value!r}, which is no number")
+    return value
+
+
+def build_settings(settings: Build, split: str) -> dict[str, Json]:
+    """Return the settings in a set's manifest: all that decides its content but the files."""
+    content: dict[str, Json] = {"source": settings.source, "set": split}
+    if settings.filter_leaks:
+        content["filter_leaks"] = True
+    if settings.max_side:
+        content["max_side"] = settings.max_side
+    if settings.quality:
+        content["quality"] = settings.quality
+    decodes_videos = settings.dataset.decodes_videos
+    if decodes_videos or settings.max_side or settings.quality:
+        # encoded frames follow the versions of the libraries that decode and encode them
+        quality = settings.quality or JPEG_QUALITY
+        content["encoder"] = f"JPEG quality {quality} 4:4:4, pillow {version('pillow')}"
+        content["decoder"] = f"av {version('av')}" if decodes_videos else "pillow"
+    if settings.dataset is synthetic.DATASET:
+        content |= asdict(settings.synthetic)
+    return content
 
 
 def build(settings: Build) -> None:
@@ -171,50 +207,78 @@ def build(settings: Build) -> None:
         OSError: reading or writing failed.
     """
     settings.check()
-    drawn = settings.synthetic
-    if settings.source == "synthetic" and not is_written(settings.root, drawn):
-        with tqdm(total=drawn.total, desc="drawing", unit="scenes", dynamic_ncols=True) as bar:
-            workers = settings.workers
-            write_synthetic(settings.root, drawn, workers=workers, progress=bar.update)
+    if settings.dataset is synthetic.DATASET:
+        draw_files(settings)
     elif not settings.root.is_dir():
         raise ValueError(f"--root {settings.root} is no folder: name the one with the files")
-    names = settings.split or READERS[settings.source]
-    told = {name: settings_of(name, settings) for name in names}
-    opened = {name: open_set(it, settings.root) for name, it in told.items()}
+    splits = settings.split or tuple(settings.dataset.splits)
+    sources = {}
+    for split in splits:
+        sources[split] = open_set(build_settings(settings, split), settings.root)
     if not settings.allow_partial:
-        for source in opened.values():
+        for source in sources.values():
             source.check_complete()
-    for name, source in opened.items():
-        write_set(source, f"{settings.out.rstrip('/')}/{name}", told[name], settings)
+    for split, source in sources.items():
+        write_set(source, f"{settings.out.rstrip('/')}/{split}", split, settings)
 
 
-def write_set(source: Source, out: str, told: Mapping[str, Json], settings: Build) -> None:
-    """Write one shard set and say what is in it."""
+def draw_files(settings: Build) -> None:
+    """Draw the demo's files, unless they are there."""
+    if is_written(settings.root, settings.synthetic):
+        return
+    total = settings.synthetic.total
+    with tqdm(total=total, desc="drawing", unit="scenes", dynamic_ncols=True) as bar:
+        write_synthetic(
+            settings.root,
+            settings.synthetic,
+            workers=settings.workers,
+            progress=bar.update,
+        )
+
+
+def write_set(source: Source, out: str, split: str, settings: Build) -> None:
+    """Write one shard set and report what is in it.
+
+    Args:
+        source: the split, listed.
+        out: folder or URL of the set.
+        split: name of the set, which that of the source may differ from.
+        settings: of the command.
+    """
     title = f"{source.dataset} {source.split}"
     for note in source.notes:
         print(f"{title}: {note}")
+    runner: Runner | None = None
+    if settings.engine == "ray":
+        runner = on_ray(settings.address, settings.workers)
     total = sum(plan.num_bytes for plan in source.plans)
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-        number = count(1)
+        videos_done = count(1)
 
         def show(plan: Plan) -> None:
-            bar.set_postfix_str(f"{next(number)}/{len(source.plans)} videos", refresh=False)
+            bar.set_postfix_str(f"{next(videos_done)}/{len(source.plans)} videos", refresh=False)
             bar.update(plan.num_bytes)
 
-        on_cluster = settings.engine == "ray"
         manifest = build_set(
             source.plans,
             source.read,
             out,
             dataset=source.dataset,
             split=source.split,
-            settings=told,
+            settings=build_settings(settings, split),
+            is_partial=source.is_partial,
             shard_bytes=settings.shard_mb * 1_000_000,
             workers=settings.workers,
             on_error=settings.on_error,
             progress=show,
-            runner=on_ray(settings.address, settings.workers) if on_cluster else None,
+            runner=runner,
         )
+    _report(manifest, title, out)
+    for name in write_ground_truth(manifest, out, settings.root):
+        print(f"{title}: {settings.root} has no {name}: derived, in {settings.out}")
+
+
+def _report(manifest: Manifest, title: str, out: str) -> None:
     counts = manifest.counts
     print(
         f"{title}: {counts.videos} videos, {counts.frames} frames, "
@@ -223,8 +287,6 @@ def write_set(source: Source, out: str, told: Mapping[str, Json], settings: Buil
     )
     for skipped in manifest.skipped:
         print(f"{title}: skipped {skipped.key}: {skipped.reason}")
-    for name in write_ground_truth(manifest, out, settings.root):
-        print(f"{title}: {settings.root} has no {name}: derived, in {settings.out}")
 
 
 def main() -> None:
@@ -232,7 +294,8 @@ def main() -> None:
     try:
         build(tyro.cli(Build, description=__doc__))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        message = " ".join(str(error).split())
+        sys.exit(f"error: {message}")
 
 
 if __name__ == "__main__":

@@ -1,37 +1,63 @@
-"""What every reader gives: a source, listed but not yet read; and videos in folders of files."""
+"""What every reader offers: a data set with its splits, and one split listed but not yet read."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from io import BytesIO
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Protocol
 
-from PIL import Image
-
-from preprocess import official_files as files
 from shards.build.plan import Plan
 from shards.errors import ShardError
-from shards.format.schema import Expression, Frame, Video
+from shards.format.schema import Video
 
+# An official number; several where releases differ, None where nobody has published one.
 Published = int | tuple[int, ...] | None
-Counts = tuple[Published, Published]  # of videos, of expressions
+
+
+@dataclass(frozen=True)
+class PublishedCounts:
+    """The official size of a split, after what its reader leaves out."""
+
+    videos: Published = None
+    expressions: Published = None
+
+
+class ListCount(NamedTuple):
+    """How much one of the official lists holds, such as rows of a table."""
+
+    name: str
+    number: int
+    published: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What the official lists have and a filter that was asked for has left out."""
+
+    videos: int = 0
+    expressions: int = 0
+
+
+class _Mismatch(NamedTuple):
+    """A number that is not the published one."""
+
+    name: str
+    number: int
+    published: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Source:
     """One split of one data set.
 
-    Args:
+    Attributes:
         dataset: name in manifests and file names.
         split: name of the split.
         plans: what there is to read, in the data set's own order.
         read: turns the key of a plan into a video; picklable.
         num_expressions: over all plans.
-        published: official numbers of videos and of expressions, None where not known, several
-            where several releases differ.
+        published: official numbers of videos and of expressions.
         notes: known oddities met while listing, in plain words.
-        lists: what else was counted: its name, number found, official number.
+        lists: what else was counted.
         left_out: videos and expressions that are listed but filtered out.
     """
 
@@ -40,10 +66,15 @@ class Source:
     plans: tuple[Plan, ...]
     read: Callable[[str], Video]
     num_expressions: int
-    published: Counts = (None, None)
+    published: PublishedCounts = PublishedCounts()
     notes: tuple[str, ...] = ()
-    lists: tuple[tuple[str, int, int], ...] = ()
-    left_out: tuple[int, int] = (0, 0)
+    lists: tuple[ListCount, ...] = ()
+    left_out: LeftOut = LeftOut()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether anything counted differs from the published number."""
+        return next(self._mismatches(), None) is not None
 
     def check_complete(self) -> None:
         """Compare with the published counts.
@@ -51,141 +82,73 @@ class Source:
         Raises:
             ShardError: the source has more or fewer videos or expressions.
         """
-        found = (len(self.plans) + self.left_out[0], self.num_expressions + self.left_out[1])
-        counts = zip(("videos", "expressions"), found, self.published, strict=True)
-        for what, number, published in (*self.lists, *counts):
+        for mismatch in self._mismatches():
+            published = " or ".join(str(number) for number in mismatch.published)
+            raise ShardError(
+                f"{self.dataset} {self.split} has {mismatch.number} {mismatch.name}, published are "
+                f"{published}: complete the download, or add --allow-partial to go on with these"
+            )
+
+    def _mismatches(self) -> Iterator[_Mismatch]:
+        num_videos = len(self.plans) + self.left_out.videos
+        num_expressions = self.num_expressions + self.left_out.expressions
+        counts: list[tuple[str, int, Published]] = [
+            *self.lists,
+            ("videos", num_videos, self.published.videos),
+            ("expressions", num_expressions, self.published.expressions),
+        ]
+        for name, number, published in counts:
+            if published is None:
+                continue
             allowed = published if isinstance(published, tuple) else (published,)
-            if published is not None and number not in allowed:
-                told = " or ".join(map(str, allowed))
-                raise ShardError(
-                    f"{self.dataset} {self.split} has {number} {what}, published are {told}: "
-                    f"complete the download, or add --allow-partial to go on with these"
-                )
+            if number not in allowed:
+                yield _Mismatch(name, number, allowed)
 
 
 @dataclass(frozen=True)
-class Listed:
-    """What the lists tell about a video.
+class ReadOptions:
+    """What the builder was asked for; a reader takes what concerns it.
 
-    Args:
-        name: the data set's own.
-        frames: names of the frames in time order, or of those that matter.
-        objects: object id to category, as far as the data set tells.
-        expressions: what is said about the video.
+    Attributes:
+        filter_leaks: leave out of train what a related data set holds out.
+        quality: of the JPEG frames that a reader of videos encodes, 1 to 100.
+    """
+
+    filter_leaks: bool
+    quality: int
+
+
+class OpenSplit(Protocol):
+    """Lists a split of a data set."""
+
+    def __call__(self, root: Path, split: str, options: ReadOptions, /) -> Source:
+        """List a split below a folder; raises ShardError if a file is missing or broken."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that can be built.
+
+    Attributes:
+        name: on the command line, and as "source" in the settings of a manifest.
+        splits: names of the splits, and what is published about each.
+        open: lists a split.
+        filters_leaks: the reader heeds `ReadOptions.filter_leaks`.
+        decodes_videos: frames come from video files and are encoded by the reader, which heeds
+            `ReadOptions.quality`; the bytes then follow the version of the decoder.
     """
 
     name: str
-    frames: tuple[str, ...]
-    objects: Mapping[str, str]
-    expressions: tuple[Expression, ...]
+    splits: Mapping[str, PublishedCounts]
+    open: OpenSplit
+    filters_leaks: bool = False
+    decodes_videos: bool = False
 
 
-@dataclass(frozen=True)
-class Reader(ABC):
-    """The videos of a split by key: what all readers share. Picklable.
+def without_options(list_split: Callable[[Path, str], Source]) -> OpenSplit:
+    """Return the opener of a reader that has no options."""
 
-    Args:
-        dataset: name in manifests and file names.
-        split: name of the split.
-        videos: key to what is listed.
-    """
+    def open_split(root: Path, split: str, options: ReadOptions, /) -> Source:
+        return list_split(root, split)
 
-    dataset: str
-    split: str
-    videos: Mapping[str, Listed]
-
-    @abstractmethod
-    def files(self, key: str) -> Iterable[Path]:
-        """Return the files whose bytes a video will take; raises ShardError if one is missing."""
-
-    @abstractmethod
-    def read(self, key: str) -> Video:
-        """Read a video; raises ShardError if a file of it is missing or broken."""
-
-    def video(
-        self, key: str, size: tuple[int, int], frames: Sequence[Frame], objects: Mapping[str, str]
-    ) -> Video:
-        """Put a video together; `size` is its height and width in pixels."""
-        it = self.videos[key]
-        return Video(key, self.dataset, self.split, it.name, *size, frames, objects, it.expressions)
-
-    def source(self, published: Counts, growth: int = 1, **rest: Any) -> Source:
-        """Return the source of these videos.
-
-        Args:
-            published: as in `Source`.
-            growth: bytes in the shard for each byte of the files, about.
-            rest: of `Source`.
-
-        Raises:
-            ShardError: a file is missing.
-        """
-        plans = (
-            Plan(key, growth * sum(map(files.file_size, self.files(key)))) for key in self.videos
-        )
-        said = sum(len(video.expressions) for video in self.videos.values())
-        return Source(self.dataset, self.split, tuple(plans), self.read, said, published, **rest)
-
-
-@dataclass(frozen=True)
-class VideoFolders(Reader):
-    """Videos in folders of frames ``<frame>.jpg``, their key being the official name.
-
-    Args:
-        images: folders that may hold a video's folder of frames.
-        labels: folders that may hold its folder of label maps ``<frame>.png``, a pixel's value
-            being its object's id; empty: no masks.
-        label_names: categories of special label values, such as 255 for void.
-    """
-
-    images: tuple[Path, ...]
-    labels: tuple[Path, ...] = ()
-    label_names: Mapping[str, str] = field(default_factory=dict)
-
-    def files(self, key: str) -> list[Path]:
-        """Return the files of the frames; raises ShardError if a folder is missing."""
-        if self.labels:
-            files.video_folder("masks", key, self.labels)
-        images = files.video_folder("frames", key, self.images)
-        return [images / f"{name}.jpg" for name in self.videos[key].frames]
-
-    def read(self, key: str) -> Video:
-        """Read a video.
-
-        Raises:
-            ShardError: a file is missing or broken.
-        """
-        listed, frames, sizes = self.videos[key], [], []
-        labels = files.video_folder("masks", key, self.labels) if self.labels else None
-        for path in self.files(key):
-            image, size = files.read_jpeg(path)
-            drawn = labels and labels / f"{path.stem}.png"
-            masks = files.read_masks(drawn) if drawn and drawn.exists() else None
-            frames.append(Frame(path.stem, image, "jpg", masks))
-            sizes.append(size)
-        if not frames:
-            raise ShardError(f"video {key} has no frames: take it out of the list, or add them")
-        names = {**self.label_names, **listed.objects}
-        numbers = {*listed.objects}.union(*(frame.masks or () for frame in frames))
-        objects = {number: names.get(number, "") for number in sorted(numbers, key=int)}
-        return self.video(key, sizes[0], frames, objects)
-
-
-def expression(number: object, text: object, object_id: object, kind: object = "") -> Expression:
-    """Make an expression about an object, a list of them, or None where that is not told.
-
-    Raises:
-        ValueError: the text or the kind is no string.
-    """
-    if not isinstance(text, str) or not isinstance(kind, str):
-        raise ValueError(f"expression {number}: {text!r} ({kind!r}) is no text")
-    named = object_id if isinstance(object_id, list) else [object_id]
-    objects = dict.fromkeys(str(it) for it in named if it is not None)
-    return Expression(str(number), text, tuple(objects), kind)
-
-
-def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
-    """Return a picture as JPEG without colour subsampling."""
-    file = BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0)
-    return file.getvalue()
+    return open_split

@@ -1,4 +1,4 @@
-"""The official files, opened so that what is missing or broken is said by name, in one line."""
+"""The official files, opened so that an error names the file and what is wrong, in one line."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,30 +14,35 @@ from shards.errors import ShardError
 from shards.format.image_header import image_size
 from shards.format.rle import Rle, encode_mask
 
-TAIL = 4096  # a whole JPEG ends within this many bytes of the file's end
-AGAIN = "download it again"
+# A whole JPEG has its end marker within so many bytes of the file's end: padding may follow it.
+JPEG_TAIL_BYTES = 4096
+JPEG_START = b"\xff\xd8"
+JPEG_END = b"\xff\xd9"
+DOWNLOAD_AGAIN = "download it again"
 
 
 @contextmanager
-def blaming(problem: str, advice: str = AGAIN) -> Iterator[None]:
-    """Turn whatever damaged input runs into inside into one line.
+def as_shard_error(problem: str, advice: str = DOWNLOAD_AGAIN) -> Iterator[None]:
+    """Re-raise any error inside as one `ShardError` that names the file.
 
     Args:
-        problem: which file, and what it is not.
+        problem: which file, and what is wrong with it.
         advice: what to do.
 
     Raises:
-        ShardError: in place of any other error; that one is its cause.
+        ShardError: in place of any other error, which becomes its cause; one from inside is left
+            as it is.
     """
     try:
         yield
     except ShardError:
         raise
-    except Exception as error:  # what wrong data does to the libraries that read it has no end
+    # damaged input makes json, h5py, scipy, PyAV and Pillow raise nearly everything
+    except Exception as error:
         raise ShardError(f"{problem} ({type(error).__name__}: {error}); {advice}") from error
 
 
-def first_folder(what: str, *candidates: Path) -> Path:
+def first_folder(description: str, *candidates: Path) -> Path:
     """Return the first candidate that is a folder.
 
     Raises:
@@ -47,17 +52,32 @@ def first_folder(what: str, *candidates: Path) -> Path:
         if folder.is_dir():
             return folder
     tried = " nor ".join(str(folder) for folder in candidates)
-    raise ShardError(f"no {what}: there is no folder {tried}; check --root")
+    raise ShardError(f"no {description}: there is no folder {tried}; check --root")
 
 
-def data_folder(what: str, root: Path, name: str, inside: str) -> Path:
-    """Return a folder below a data set's own one, `name`, be the root that or the one above it."""
-    return first_folder(what, root / inside, root / name / inside)
+def data_folder(description: str, root: Path, name: str, inside: str) -> Path:
+    """Return ``root/inside`` or ``root/name/inside``, whichever exists.
+
+    Args:
+        description: of what is looked for, in an error.
+        root: a data set's own folder, or the one above it.
+        name: of the data set's own folder.
+        inside: path of the folder to find in the data set's own one.
+
+    Raises:
+        ShardError: there is neither.
+    """
+    return first_folder(description, root / inside, root / name / inside)
 
 
-def video_folder(what: str, video: str, trees: Iterable[Path]) -> Path:
-    """Return a video's folder in the first of some folders that has one, as `first_folder` does."""
-    return first_folder(f"{what} of video {video}", *(tree / video for tree in trees))
+def video_folder(description: str, video: str, trees: Iterable[Path]) -> Path:
+    """Return a video's folder in the first tree that has one.
+
+    Raises:
+        ShardError: none has.
+    """
+    candidates = [tree / video for tree in trees]
+    return first_folder(f"{description} of video {video}", *candidates)
 
 
 def file_size(path: Path) -> int:
@@ -94,22 +114,24 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     Raises:
         ShardError: it is missing or not in this encoding.
     """
-    with blaming(f"{path} is not {encoding}"):
+    with as_shard_error(f"{path} is not {encoding}"):
         return read_bytes(path).decode(encoding)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:  # as `json.loads` does: what is inside is checked by its use
     """Return what a JSON file holds.
 
     Raises:
         ShardError: it is missing or is no JSON.
     """
-    with blaming(f"{path} is no valid JSON"):
+    with as_shard_error(f"{path} is no valid JSON"):
         return json.loads(read_bytes(path))
 
 
 def read_rows(path: Path, header: str) -> list[list[str]]:
     """Return the cells of a comma-separated table of free text; the last column may have commas.
+
+    The csv module is of no use here: the texts have lone quotes.
 
     Args:
         path: the table.
@@ -118,34 +140,43 @@ def read_rows(path: Path, header: str) -> list[list[str]]:
     Raises:
         ShardError: it is missing, or not in this form.
     """
-    first, *lines = read_text(path).replace("\r\n", "\n").split("\n")
-    rows = [line.split(",", header.count(",")) for line in lines if line.strip()]
-    if first != header or any(len(row) <= header.count(",") for row in rows):
-        raise ShardError(f"{path} is no table with the columns {header}; {AGAIN}")
+    first_line, *lines = read_text(path).replace("\r\n", "\n").split("\n")
+    num_commas = header.count(",")
+    rows = [line.split(",", num_commas) for line in lines if line.strip()]
+    if first_line != header or any(len(row) <= num_commas for row in rows):
+        raise ShardError(f"{path} is no table with the columns {header}; {DOWNLOAD_AGAIN}")
     return rows
 
 
 def read_png(path: Path) -> bytes:
-    """Return the bytes of a PNG that is whole; raises ShardError for any other."""
-    image = read_bytes(path)
-    with blaming(f"{path} is no readable PNG"), Image.open(BytesIO(image), formats=("PNG",)) as it:
-        it.verify()
-    return image
+    """Return the bytes of a PNG.
+
+    Raises:
+        ShardError: it is missing, no PNG or damaged.
+    """
+    content = read_bytes(path)
+    file = BytesIO(content)
+    problem = f"{path} is no readable PNG"
+    with as_shard_error(problem), Image.open(file, formats=("PNG",)) as picture:
+        picture.verify()  # compares the checksums of all chunks
+    return content
 
 
 def read_jpeg(path: Path) -> tuple[bytes, tuple[int, int]]:
     """Return the bytes of a JPEG, and its height and width in pixels.
 
+    The pixels are not decoded: that would take most of a build's time.
+
     Raises:
         ShardError: it is missing, no JPEG or cut short.
     """
-    image = read_bytes(path)
-    size = image_size(image) if image.startswith(b"\xff\xd8") else None
+    content = read_bytes(path)
+    size = image_size(content) if content.startswith(JPEG_START) else None
     if size is None or 0 in size:
-        raise ShardError(f"{path} is no readable JPEG; {AGAIN}")
-    if b"\xff\xd9" not in image[-TAIL:]:
-        raise ShardError(f"{path} is cut short: its end marker is missing; {AGAIN}")
-    return image, size
+        raise ShardError(f"{path} is no readable JPEG; {DOWNLOAD_AGAIN}")
+    if JPEG_END not in content[-JPEG_TAIL_BYTES:]:
+        raise ShardError(f"{path} is cut short: its end marker is missing; {DOWNLOAD_AGAIN}")
+    return content, size
 
 
 def read_masks(path: Path) -> dict[str, Rle]:
@@ -155,12 +186,17 @@ def read_masks(path: Path) -> dict[str, Rle]:
         ShardError: it is missing, broken or of another kind.
     """
     content = read_bytes(path)
-    with blaming(f"{path} is no readable PNG"):
+    with as_shard_error(f"{path} is no readable PNG"):
         picture = Image.open(BytesIO(content), formats=("PNG",))
-        mode, labels = picture.mode, np.asarray(picture)
+        mode = picture.mode
+        labels = np.asarray(picture)
     if mode not in ("P", "L"):
         raise ShardError(
             f"{path} is a PNG of mode {mode}; label maps are palette or grey, one byte a pixel"
         )
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    return {str(value): encode_mask(labels == value) for value in present.tolist() if value}
+    masks = {}
+    for value in present.tolist():
+        if value != 0:
+            masks[str(value)] = encode_mask(labels == value)
+    return masks

@@ -1,4 +1,4 @@
-"""Smaller frames, if somebody asks for them: shrunk to a longest side, or encoded anew as JPEG."""
+"""Frames encoded as JPEG: by a reader of videos, or anew and smaller if somebody asks for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,18 +7,26 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from preprocess.dataset import encode_jpeg
-from preprocess.official_files import blaming
+from preprocess.official_files import as_shard_error
 from shards.format.rle import decode_mask, encode_mask
 from shards.format.schema import Frame, Video, prepare_video
+
+JPEG_QUALITY = 95  # where frames have to be encoded and nobody asks for another one
+
+
+def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
+    """Return a picture as JPEG without colour subsampling, of a quality from 1 to 100."""
+    file = BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=quality, subsampling=0)
+    return file.getvalue()
 
 
 @dataclass(frozen=True)
 class Reencoded:
     """A reader whose frames are JPEG of a quality, no side longer than ``max_side``; picklable.
 
-    Args:
-        read: gives a video by its key.
+    Attributes:
+        read: reads a video by its key.
         max_side: in pixels; smaller videos keep their size; None: all do.
         quality: of the JPEG files, 1 to 100.
         always: encode the frames of videos that keep their size, too.
@@ -36,22 +44,28 @@ class Reencoded:
             ShardError: as the reader does, or what it gives does not fit or cannot be decoded.
         """
         video = prepare_video(self.read(key))
-        longest = max(video.height, video.width)
-        scale = min(1.0, (self.max_side or longest) / longest)
+        longer_side = max(video.height, video.width)
+        scale = 1.0
+        if self.max_side is not None:
+            scale = min(1.0, self.max_side / longer_side)
         if scale == 1 and not self.always:
             return video
-        height, width = (max(1, round(scale * it)) for it in (video.height, video.width))
+        height = max(1, round(scale * video.height))
+        width = max(1, round(scale * video.width))
         frames = [self._shrink(key, frame, (width, height)) for frame in video.frames]
         return replace(video, height=height, width=width, frames=frames)
 
     def _shrink(self, key: str, frame: Frame, size: tuple[int, int]) -> Frame:
         """Resize a frame to `size`, width and height; of its masks take the nearest pixels."""
-        with blaming(f"video {key!r}: frame {frame.name} cannot be decoded"):
+        with as_shard_error(f"video {key!r}: frame {frame.name} cannot be decoded"):
             picture = Image.open(BytesIO(frame.image)).convert("RGB")
-            image = encode_jpeg(picture.resize(size, Image.Resampling.LANCZOS), self.quality)
-        nearest = Image.Resampling.NEAREST
-        masks = frame.masks and {
-            name: encode_mask(np.asarray(Image.fromarray(decode_mask(rle)).resize(size, nearest)))
-            for name, rle in frame.masks.items()
-        }
+            resized = picture.resize(size, Image.Resampling.LANCZOS)
+            image = encode_jpeg(resized, self.quality)
+        masks = None
+        if frame.masks is not None:
+            masks = {}
+            for name, rle in frame.masks.items():
+                mask = Image.fromarray(decode_mask(rle))
+                resized_mask = mask.resize(size, Image.Resampling.NEAREST)
+                masks[name] = encode_mask(np.asarray(resized_mask))
         return replace(frame, image=image, extension="jpg", masks=masks)

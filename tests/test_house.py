@@ -14,10 +14,12 @@ DOORS = {"preprocess": {"shards"}, "shards": set(), "sgmg": set(), "entry": {"sh
 # what each room of a package may import besides itself; modules beside the rooms are not limited
 ROOMS: dict[str, dict[str, set[str]]] = {
     "preprocess": {
-        "dataset": {"official_files"},
+        "dataset": set(),
         "official_files": set(),
-        "readers": {"dataset", "official_files"},
-        "synthetic": {"dataset"},
+        "reencode": {"official_files"},
+        "reader": {"dataset", "official_files"},
+        "readers": {"dataset", "official_files", "reader", "reencode"},
+        "synthetic": {"dataset", "readers", "reencode"},
     },
     "shards": {
         "errors": set(),

@@ -10,27 +10,49 @@ kept as an object "255" of category "void", to be left out of scores.
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preprocess.dataset import Listed, Source, VideoFolders, expression
-from preprocess.official_files import read_json, read_text, video_folder
+from preprocess.dataset import DataSet, PublishedCounts, Source, without_options
+from preprocess.official_files import DOWNLOAD_AGAIN, read_json, read_text, video_folder
+from preprocess.reader import VideoFolders, VideoListing, make_expression
 from preprocess.readers.ref_youtube_vos import read_listing
 from shards.errors import ShardError
 from shards.format.schema import Expression
 
-SPLITS = ("train", "val")
-PUBLISHED = {"train": (60, None), "val": (30, 244)}
+PUBLISHED = {
+    "train": PublishedCounts(videos=60),
+    "val": PublishedCounts(videos=30, expressions=244),
+}
+REPACKED_NAMES = {"train": "train", "val": "valid"}
 ANNOTATORS = {  # in the order of the re-packed form; file suffix to encoding
     "annot1": "utf-8",
     "annot1_full_video": "utf-8",
     "annot2": "latin-1",
     "annot2_full_video": "latin-1",
 }
+# names in the annotators' files that are not those of the videos
 MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
 VOID = "255"
 
 _LINE = re.compile(r'(\S+)\s+(\d+)\s+"(.*)"\s*')
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The official or the re-packed files of a split.
+
+    Attributes:
+        tree: folder that holds those of frames and masks.
+        mask_folders: names of the folders of masks, the first that has a video counts.
+        videos: listings by name.
+        notes: oddities met.
+    """
+
+    tree: Path
+    mask_folders: tuple[str, ...]
+    videos: dict[str, VideoListing]
+    notes: list[str]
 
 
 def open_ref_davis17(root: Path, split: str) -> Source:
@@ -43,58 +65,77 @@ def open_ref_davis17(root: Path, split: str) -> Source:
     Raises:
         ShardError: a file is missing or broken.
     """
-    for base in (root, root / "refer_davis", root.parent if root.name == "DAVIS" else root):
+    layout = _find_layout(root, split)
+    labels: list[Path] = []
+    for name in layout.mask_folders:
+        labels += _video_trees(layout.tree / name)
+    reader = VideoFolders(
+        "ref-davis17",
+        split,
+        layout.videos,
+        images=_video_trees(layout.tree / "JPEGImages"),
+        labels=tuple(labels),
+        label_names={VOID: "void"},
+    )
+    return reader.make_source(PUBLISHED[split], notes=layout.notes)
+
+
+def _find_layout(root: Path, split: str) -> _Layout:
+    """Return the first layout that is there; the official one goes before a re-packed one."""
+    repacked = REPACKED_NAMES[split]
+    bases = [root, root / "refer_davis"]
+    if root.name == "DAVIS":
+        bases.append(root.parent)
+    for base in bases:
         if (base / "DAVIS").is_dir() and (base / "davis_text_annotations").is_dir():
-            tree, (videos, notes) = base / "DAVIS", _official(base, split)
-            masks = ["Annotations_unsupervised"]
-            break
-        if (base / _repacked_name(split) / "JPEGImages").is_dir():
-            tree, (videos, notes) = base / _repacked_name(split), _repacked(base, split)
-            # ``Annotations`` may hold a mere palette beside the other one
-            masks = ["Annotations_unsupervised", "Annotations"]
-            break
-    else:
-        raise ShardError(
-            f"no Ref-DAVIS17 {split} below {root}: expected DAVIS/ and davis_text_annotations/, "
-            f"or {_repacked_name(split)}/JPEGImages; check --root"
-        )
-    labels = tuple(place for name in masks for place in _places(tree / name))
-    images = _places(tree / "JPEGImages")
-    reader = VideoFolders("ref-davis17", split, videos, images, labels, {VOID: "void"})
-    return reader.source(PUBLISHED[split], notes=tuple(notes))
+            return _official(base, split)
+        if (base / repacked / "JPEGImages").is_dir():
+            return _repacked(base, split)
+    raise ShardError(
+        f"no Ref-DAVIS17 {split} below {root}: expected DAVIS/ and davis_text_annotations/, "
+        f"or {repacked}/JPEGImages; check --root"
+    )
 
 
-def _repacked_name(split: str) -> str:
-    return {"train": "train", "val": "valid"}[split]
-
-
-def _places(tree: Path) -> tuple[Path, ...]:
-    """Return where the videos' folders may be."""
+def _video_trees(tree: Path) -> tuple[Path, ...]:
+    """Return the folders that may hold the videos' own ones."""
     return tree / "480p", tree
 
 
-def _official(base: Path, split: str) -> tuple[dict[str, Listed], list[str]]:
+def _official(base: Path, split: str) -> _Layout:
     davis = base / "DAVIS"
     lines, notes = _read_lines(base / "davis_text_annotations")
     semantics = davis / "davis_semantics.json"
     categories = read_json(semantics) if semantics.exists() else {}
     videos = {}
+    silent = []
     for video in read_text(davis / f"ImageSets/2017/{split}.txt").split():
-        images = video_folder("frames", video, _places(davis / "JPEGImages"))
-        frames = tuple(sorted(path.stem for path in images.glob("*.jpg")))
-        objects = {it.objects[0]: "" for it in lines.get(video, ())} | categories.get(video, {})
-        videos[video] = Listed(video, frames, objects, _number(lines.get(video, ())))
-    silent = [video for video, it in videos.items() if not it.expressions]
+        folder = video_folder("frames", video, _video_trees(davis / "JPEGImages"))
+        expressions = lines.get(video, [])
+        objects = {expression.objects[0]: "" for expression in expressions}
+        objects |= categories.get(video, {})
+        videos[video] = VideoListing(
+            name=video,
+            frames=tuple(sorted(path.stem for path in folder.glob("*.jpg"))),
+            objects=objects,
+            expressions=_number(expressions),
+        )
+        if not expressions:
+            silent.append(video)
     if silent:
         notes.append(f"no expressions for {', '.join(silent)}")
-    return videos, notes
+    return _Layout(davis, ("Annotations_unsupervised",), videos, notes)
 
 
-def _number(said: Iterable[Expression]) -> tuple[Expression, ...]:
+def _number(expressions: Iterable[Expression]) -> tuple[Expression, ...]:
     """Number a video's expressions by object, then annotator, as the re-packed form does."""
-    order = list(ANNOTATORS)
-    by_object = sorted(said, key=lambda it: (int(it.objects[0]), order.index(it.kind)))
-    return tuple(replace(it, id=str(number)) for number, it in enumerate(by_object))
+    annotators = list(ANNOTATORS)
+
+    def rank(expression: Expression) -> tuple[int, int]:
+        return int(expression.objects[0]), annotators.index(expression.kind)
+
+    ordered = sorted(expressions, key=rank)
+    return tuple(replace(expression, id=str(number)) for number, expression in enumerate(ordered))
 
 
 def _read_lines(folder: Path) -> tuple[dict[str, list[Expression]], list[str]]:
@@ -110,45 +151,57 @@ def _read_lines(folder: Path) -> tuple[dict[str, list[Expression]], list[str]]:
             if match is None:
                 raise ShardError(
                     f'{path}, line {number}: expected <video> <object> "<expression>", '
-                    f"found {row[:80]!r}; download it again"
+                    f"found {row[:80]!r}; {DOWNLOAD_AGAIN}"
                 )
             video, object_id, text = match.groups()
             if video in MISSPELT:
                 misspelt.add(video)
-            said = expression(number, text, object_id, annotator)
-            lines.setdefault(MISSPELT.get(video, video), []).append(said)
+                video = MISSPELT[video]
+            expressions = lines.setdefault(video, [])
+            expressions.append(make_expression(number, text, object_id, annotator))
     notes = [f"{name} is misspelt, read as {MISSPELT[name]}" for name in sorted(misspelt)]
     return lines, notes
 
 
-def _repacked(base: Path, split: str) -> tuple[dict[str, Listed], list[str]]:
-    name = _repacked_name(split)
-    listed = read_listing(
+def _repacked(base: Path, split: str) -> _Layout:
+    name = REPACKED_NAMES[split]
+    listings = read_listing(
         base / f"meta_expressions/{name}/meta_expressions.json", base / name / "meta.json"
     )
-    videos, notes = {}, []
-    for video, it in listed.items():
-        expressions, odd = _tag(it.expressions)
-        notes += [f"{video}: {what}" for what in odd]
-        videos[video] = replace(it, expressions=expressions)
-    return videos, notes
+    videos = {}
+    notes = []
+    for video, listing in listings.items():
+        expressions, oddities = _name_annotators(listing.expressions)
+        notes += [f"{video}: {oddity}" for oddity in oddities]
+        videos[video] = replace(listing, expressions=expressions)
+    # ``Annotations`` may hold a mere palette beside the other one, so it comes second
+    mask_folders = ("Annotations_unsupervised", "Annotations")
+    return _Layout(base / name, mask_folders, videos, notes)
 
 
-def _tag(expressions: Iterable[Expression]) -> tuple[tuple[Expression, ...], list[str]]:
+def _name_annotators(
+    expressions: Iterable[Expression],
+) -> tuple[tuple[Expression, ...], list[str]]:
     """Name the annotators of a re-packed video's expressions.
 
     Returns:
         expressions, of unknown kind where an object has not just one of each annotator; and what
         to say of those objects.
     """
-    by_object: dict[tuple[str, ...], list[str]] = {}
-    for it in expressions:
-        by_object.setdefault(it.objects, []).append(it.id)
-    kinds: dict[str, str] = {}
-    odd = []
-    for objects, names in by_object.items():
-        if len(names) == len(ANNOTATORS):
-            kinds |= dict(zip(names, ANNOTATORS, strict=True))
+    ids_by_objects: dict[tuple[str, ...], list[str]] = {}
+    for expression in expressions:
+        ids_by_objects.setdefault(expression.objects, []).append(expression.id)
+    annotator_of: dict[str, str] = {}
+    oddities = []
+    for objects, ids in ids_by_objects.items():
+        if len(ids) == len(ANNOTATORS):
+            annotator_of |= dict(zip(ids, ANNOTATORS, strict=True))
         else:
-            odd.append(f"object {''.join(objects)} has {len(names)} expressions, not four")
-    return tuple(replace(it, kind=kinds.get(it.id, "")) for it in expressions), odd
+            oddities.append(f"object {''.join(objects)} has {len(ids)} expressions, not four")
+    tagged = tuple(
+        replace(expression, kind=annotator_of.get(expression.id, "")) for expression in expressions
+    )
+    return tagged, oddities
+
+
+DATASET = DataSet("ref-davis17", PUBLISHED, without_options(open_ref_davis17))

@@ -11,18 +11,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preprocess.dataset import Listed, Source, VideoFolders, expression
-from preprocess.official_files import blaming, data_folder, first_folder, read_json
+from preprocess.dataset import DataSet, PublishedCounts, Source, without_options
+from preprocess.official_files import as_shard_error, data_folder, first_folder, read_json
+from preprocess.reader import VideoFolders, VideoListing, make_expression
 from shards.errors import ShardError
 
-SPLITS = ("train", "valid")
-PUBLISHED = {"train": (3471, 12913), "valid": (202, 834)}
+NAME = "ref-youtube-vos"
+PUBLISHED = {
+    "train": PublishedCounts(videos=3471, expressions=12913),
+    "valid": PublishedCounts(videos=202, expressions=834),
+}
 
+# names become parts of paths: they must not lead anywhere else
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+")
 
 
-def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-vos") -> Source:
+def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = NAME) -> Source:
     """List a split.
 
     Args:
@@ -36,72 +41,89 @@ def open_ref_youtube_vos(root: Path, split: str, *, dataset: str = "ref-youtube-
     lists = data_folder("Ref-YouTube-VOS", root, "refer_youtube_vos", "meta_expressions")
     base = lists.parent / split
     images = first_folder(f"{split} frames", base / "JPEGImages")
-    with_meta = split == "train" or (base / "meta.json").exists()
-    listed = read_listing(
-        lists / split / "meta_expressions.json", base / "meta.json" if with_meta else None
-    )
-    for video, bare in ((video, it) for video, its in listed.items() for it in its.expressions):
-        if split == "train" and not bare.objects:
+    meta: Path | None = base / "meta.json"
+    if split == "valid" and not (base / "meta.json").exists():
+        meta = None
+    listings = read_listing(lists / split / "meta_expressions.json", meta)
+    notes = []
+    labels: tuple[Path, ...] = (base / "Annotations",)
+    if split == "train":
+        for video, listing in listings.items():
+            _check_objects(video, listing)
+    else:
+        unscored = read_listing(lists / "test/meta_expressions.json").keys() & listings.keys()
+        for video in unscored:
+            del listings[video]
+        notes.append(f"left out: {len(unscored)} videos that the test list names, too")
+        if not (base / "Annotations").is_dir():
+            labels = ()
+            notes.append(f"no masks: there is no {base / 'Annotations'}")
+    published = PUBLISHED[split] if dataset == NAME else PublishedCounts()
+    reader = VideoFolders(dataset, split, listings, images=(images,), labels=labels)
+    return reader.make_source(published, notes=notes)
+
+
+def _check_objects(video: str, listing: VideoListing) -> None:
+    """Refuse an expression that does not tell which object it is about."""
+    for expression in listing.expressions:
+        if not expression.objects:
             raise ShardError(
-                f"train meta_expressions.json: expression {bare.id} of video {video} "
+                f"train meta_expressions.json: expression {expression.id} of video {video} "
                 f"has no obj_id; download it again"
             )
-    notes = []
-    if split == "valid":
-        unscored = read_listing(lists / "test/meta_expressions.json").keys() & listed.keys()
-        listed = {video: it for video, it in listed.items() if video not in unscored}
-        notes.append(f"left out: {len(unscored)} videos that the test list names, too")
-    labels: tuple[Path, ...] = (base / "Annotations",)
-    if split == "valid" and not labels[0].is_dir():
-        labels = ()
-        notes.append(f"no masks: there is no {base / 'Annotations'}")
-    published = PUBLISHED[split] if dataset == "ref-youtube-vos" else (None, None)
-    reader = VideoFolders(dataset, split, listed, (images,), labels)
-    return reader.source(published, notes=tuple(notes))
 
 
 def read_listing(
-    expressions: Path, meta: Path | None = None, *, named: str = "obj_id"
-) -> dict[str, Listed]:
+    expressions: Path, meta: Path | None = None, *, object_field: str = "obj_id"
+) -> dict[str, VideoListing]:
     """Read ``meta_expressions.json`` and, for the objects' categories, ``meta.json``.
 
     Args:
         expressions: the first file.
         meta: the second one, if there is one.
-        named: field that says which objects an expression names.
+        object_field: field that says which objects an expression names.
 
     Raises:
         ShardError: one is missing, or not in the official form.
     """
     listed = _read_videos(expressions)
     described = {} if meta is None else _read_videos(meta)
-    files, videos = f"{expressions}{f' or {meta}' if meta else ''}", {}
+    paths = str(expressions) if meta is None else f"{expressions} or {meta}"
+    videos = {}
     for video, content in listed.items():
-        with blaming(f"{files}: video {video!r} is not in the official form", "download again"):
-            objects = described[video]["objects"] if meta else {}
-            videos[video] = _list_video(video, content, objects, named)
+        problem = f"{paths}: video {video!r} is not in the official form"
+        with as_shard_error(problem, "download again"):
+            objects = {} if meta is None else described[video]["objects"]
+            videos[video] = _make_listing(video, content, objects, object_field)
     return videos
 
 
-def _list_video(
-    video: str, content: Mapping[str, Any], objects: Mapping[str, Any], named: str
-) -> Listed:
-    expressions = tuple(
-        expression(number, it["exp"], it.get(named), it.get("kind", ""))
-        for number, it in content["expressions"].items()
-    )
-    categories = {number: "" for it in expressions for number in it.objects}
-    categories |= {number: it["category"] for number, it in objects.items()}
-    for number in categories:
-        _checked(number, _NUMBER)
-    frames = tuple(_checked(name, _NAME) for name in content["frames"])
-    return Listed(video, frames, categories, expressions)
+# Any: parsed JSON of strangers, whose wrong forms `as_shard_error` turns into a message
+def _make_listing(
+    video: str, content: Mapping[str, Any], objects: Mapping[str, Any], object_field: str
+) -> VideoListing:
+    expressions = []
+    for number, entry in content["expressions"].items():
+        expression = make_expression(
+            number, entry["exp"], entry.get(object_field), entry.get("kind", "")
+        )
+        expressions.append(expression)
+    categories: dict[str, str] = {}
+    for expression in expressions:
+        for object_id in expression.objects:
+            categories[object_id] = ""
+    for object_id, description in objects.items():
+        categories[object_id] = description["category"]
+    for object_id in categories:
+        _check_name(object_id, _NUMBER)
+    for name in content["frames"]:
+        _check_name(name, _NAME)
+    return VideoListing(video, tuple(content["frames"]), categories, tuple(expressions))
 
 
-def _checked(name: str, pattern: re.Pattern[str]) -> str:
+def _check_name(name: str, pattern: re.Pattern[str]) -> None:
     if not pattern.fullmatch(name):
         raise ValueError(f"{name!r} is no proper name")
-    return name
 
 
 def _read_videos(path: Path) -> Mapping[str, Any]:
@@ -110,3 +132,6 @@ def _read_videos(path: Path) -> Mapping[str, Any]:
     if not isinstance(videos, dict) or not all(_NAME.fullmatch(video) for video in videos):
         raise ShardError(f'{path} has no "videos" by their names; download it again')
     return videos
+
+
+DATASET = DataSet(NAME, PUBLISHED, without_options(open_ref_youtube_vos))

@@ -13,34 +13,47 @@ import math
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pycocotools import mask as coco_mask
 
 from preprocess import official_files as files
-from preprocess.dataset import Listed, Reader, Source, expression
+from preprocess.dataset import DataSet, LeftOut, PublishedCounts, ReadOptions, Source
+from preprocess.reader import Reader, VideoListing, make_expression
 from shards.format.rle import Rle
 from shards.format.schema import Expression, Frame, Video
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}
-PUBLISHED = {  # images, sentences
+PUBLISHED = {
     "refcoco": {
-        "train": (16994, 120624), "val": (1500, 10834), "testA": (750, 5657), "testB": (750, 5095),
+        "train": PublishedCounts(videos=16994, expressions=120624),
+        "val": PublishedCounts(videos=1500, expressions=10834),
+        "testA": PublishedCounts(videos=750, expressions=5657),
+        "testB": PublishedCounts(videos=750, expressions=5095),
     },
     "refcoco+": {
-        "train": (16992, 120191), "val": (1500, 10758), "testA": (750, 5726), "testB": (750, 4889),
+        "train": PublishedCounts(videos=16992, expressions=120191),
+        "val": PublishedCounts(videos=1500, expressions=10758),
+        "testA": PublishedCounts(videos=750, expressions=5726),
+        "testB": PublishedCounts(videos=750, expressions=4889),
     },
-    "refcocog": {"train": (21899, 80512), "val": (1300, 4896), "test": (2600, 9602)},
-}  # fmt: skip
+    "refcocog": {
+        "train": PublishedCounts(videos=21899, expressions=80512),
+        "val": PublishedCounts(videos=1300, expressions=4896),
+        "test": PublishedCounts(videos=2600, expressions=9602),
+    },
+}
 SPLITS = {name: tuple(splits) for name, splits in PUBLISHED.items()}
+MIN_POLYGON_NUMBERS = 6  # three corners: fewer enclose nothing
 
 
 @dataclass(frozen=True)
-class ReferredImage(Listed):
-    """An image and what is said about it; its one frame is the name in the images' folder.
+class ReferredImage(VideoListing):
+    """An image and its expressions; its one frame is the name in the images' folder.
 
-    Args:
+    Attributes:
         size: height and width in pixels.
         outlines: annotation id to COCO's segmentation, as JSON: a tenth of the parsed size.
     """
@@ -66,10 +79,15 @@ class ReferredImages(Reader):
         Raises:
             ShardError: the image is missing or broken, or a mask cannot be drawn.
         """
-        it, (path,) = self.videos[key], self.files(key)
+        listing = self.videos[key]
+        (path,) = self.files(key)
         image, _ = files.read_jpeg(path)
-        masks = {name: _mask(name, outline, it.size) for name, outline in it.outlines.items()}
-        return self.video(key, it.size, [Frame(path.stem, image, "jpg", masks)], it.objects)
+        masks = {
+            name: _draw_mask(name, outline, listing.size)
+            for name, outline in listing.outlines.items()
+        }
+        frame = Frame(path.stem, image, "jpg", masks)
+        return self.make_video(key, listing.size, [frame], listing.objects)
 
 
 def open_refcoco(
@@ -89,34 +107,38 @@ def open_refcoco(
     """
     folder = files.data_folder("COCO images", root, "coco", "train2014")
     base = folder.parent
-    found = _converted_file(base, name, split)
-    if found is None:
-        images = _official(base / name / REFS[name], base / name / "instances.json", split)
+    converted = _converted_file(base, name, split)
+    if converted is None:
+        images = _read_official(base / name / REFS[name], base / name / "instances.json", split)
     else:
-        images = _converted(found)
+        images = _read_converted(converted)
     leaks: dict[str, ReferredImage] = {}
     notes = []
     if filter_leaks and split == "train":
-        for other in REFS:
-            held_out = images.keys() & held_out_images(base, other)
-            leaks |= {key: images[key] for key in held_out}
-            notes.append(f"{len(held_out)} images are in val or test of {other}: left out")
-        images = {key: it for key, it in images.items() if key not in leaks}
-    reader = ReferredImages(dataset or name.replace("+", "-plus"), split, images, folder)
-    return reader.source(
-        (None, None) if dataset else PUBLISHED[name][split],
-        notes=tuple(notes),
-        left_out=(len(leaks), sum(len(it.expressions) for it in leaks.values())),
+        for related in REFS:
+            keys = images.keys() & held_out_images(base, related)
+            leaks |= {key: images[key] for key in keys}
+            notes.append(f"{len(keys)} images are in val or test of {related}: left out")
+        images = {key: image for key, image in images.items() if key not in leaks}
+    left_out = LeftOut(
+        videos=len(leaks),
+        expressions=sum(len(image.expressions) for image in leaks.values()),
     )
+    published = PublishedCounts() if dataset else PUBLISHED[name][split]
+    # file names of shards have no plus
+    reader = ReferredImages(dataset or name.replace("+", "-plus"), split, images, folder)
+    return reader.make_source(published, notes=notes, left_out=left_out)
 
 
 def _converted_file(base: Path, name: str, split: str) -> Path | None:
     """Return the converted form's file, unless there are the official ones or neither."""
     if (base / name / REFS[name]).exists():
         return None
-    converted = f"instances_{name}_{split}.json"
-    found = [path for path in (base / name / converted, base / converted) if path.exists()]
-    return found[0] if found else None
+    file_name = f"instances_{name}_{split}.json"
+    for path in (base / name / file_name, base / file_name):
+        if path.exists():
+            return path
+    return None
 
 
 def held_out_images(base: Path, name: str) -> set[str]:
@@ -125,96 +147,137 @@ def held_out_images(base: Path, name: str) -> set[str]:
     Raises:
         ShardError: a file is missing or broken.
     """
-    keys: set[int] = set()
+    image_ids: set[int] = set()
     for split in SPLITS[name][1:]:
         converted = _converted_file(base, name, split)
         path = converted or base / name / REFS[name]
-        with files.blaming(f"{path} lists no images"):
+        with files.as_shard_error(f"{path} lists no images"):
             if converted:
-                keys |= {it["original_id"] for it in files.read_json(path)["images"]}
+                image_ids |= {image["original_id"] for image in files.read_json(path)["images"]}
             else:
-                keys |= {it["image_id"] for it in read_plain_pickle(path) if it["split"] == split}
-    return {f"{key:012d}" for key in keys}
+                refs = read_plain_pickle(path)
+                image_ids |= {ref["image_id"] for ref in refs if ref["split"] == split}
+    return {_key_of(image_id) for image_id in image_ids}
 
 
-# a sentence: its image's row, annotation id, category, outline as JSON, the expression
-_Row = tuple[Mapping[str, Any], str, str, bytes, Expression]
+def _key_of(image_id: int) -> str:
+    """Return the key of an image: its number as in COCO's file names."""
+    return f"{image_id:012d}"
 
 
-def _gather(image_id: str, rows: Iterable[_Row]) -> dict[str, ReferredImage]:
-    """Group sentences by image, in the order of first sight; ``image_id`` is its column."""
+@dataclass(frozen=True)
+class _Row:
+    """An expression and what it is about.
+
+    Attributes:
+        image: row of the image in the official or converted list.
+        object_id: number of the annotation.
+        category: name of the object's category.
+        outline: COCO's segmentation, as JSON.
+        expression: the expression.
+    """
+
+    image: Mapping[str, Any]  # as parsed from JSON
+    object_id: str
+    category: str
+    outline: bytes
+    expression: Expression
+
+
+def _group_by_image(id_field: str, rows: Iterable[_Row]) -> dict[str, ReferredImage]:
+    """Group expressions by image, in the order of first sight.
+
+    Args:
+        id_field: of an image's row, the one that has COCO's number.
+        rows: in the order of the lists.
+    """
     groups: dict[str, list[_Row]] = {}
     for row in rows:
-        groups.setdefault(f"{row[0][image_id]:012d}", []).append(row)
-    return {
-        key: ReferredImage(
+        groups.setdefault(_key_of(row.image[id_field]), []).append(row)
+    images = {}
+    for key, group in groups.items():
+        image = group[0].image
+        images[key] = ReferredImage(
             name=str(int(key)),
-            frames=(_plain(group[0][0]["file_name"]),),  # in refs it carries an annotation's id
-            objects={object_id: category for _, object_id, category, _, _ in group},
-            expressions=tuple(row[-1] for row in group),
-            size=(int(group[0][0]["height"]), int(group[0][0]["width"])),
-            outlines={object_id: outline for _, object_id, _, outline, _ in group},
+            # not that in refs, which carries an annotation's id
+            frames=(_check_file_name(image["file_name"]),),
+            objects={row.object_id: row.category for row in group},
+            expressions=tuple(row.expression for row in group),
+            size=(int(image["height"]), int(image["width"])),
+            outlines={row.object_id: row.outline for row in group},
         )
-        for key, group in groups.items()
-    }
+    return images
 
 
-def _official(refs_path: Path, instances_path: Path, split: str) -> dict[str, ReferredImage]:
-    refs, instances = read_plain_pickle(refs_path), files.read_json(instances_path)
+def _read_official(refs_path: Path, instances_path: Path, split: str) -> dict[str, ReferredImage]:
+    refs = read_plain_pickle(refs_path)
+    instances = files.read_json(instances_path)
 
     def rows() -> Iterator[_Row]:
-        images = {it["id"]: it for it in instances["images"]}
-        annotations = {it["id"]: it for it in instances["annotations"]}
-        categories = {it["id"]: it["name"] for it in instances["categories"]}
+        images = {image["id"]: image for image in instances["images"]}
+        annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
+        categories = {category["id"]: category["name"] for category in instances["categories"]}
         for ref in refs:
-            if ref["split"] == split:
-                object_id, category = str(ref["ann_id"]), categories[ref["category_id"]]
-                outline = json.dumps(annotations[ref["ann_id"]]["segmentation"]).encode()
-                for it in ref["sentences"]:
-                    said = expression(it["sent_id"], it["sent"], object_id, it.get("kind", ""))
-                    yield images[ref["image_id"]], object_id, category, outline, said
+            if ref["split"] != split:
+                continue
+            object_id = str(ref["ann_id"])
+            category = categories[ref["category_id"]]
+            outline = json.dumps(annotations[ref["ann_id"]]["segmentation"]).encode()
+            for sentence in ref["sentences"]:
+                expression = make_expression(
+                    sentence["sent_id"], sentence["sent"], object_id, sentence.get("kind", "")
+                )
+                yield _Row(images[ref["image_id"]], object_id, category, outline, expression)
 
-    both = f"{refs_path} and {instances_path}"
-    problem = f"{both} are not in the official form or not of one download"
-    with files.blaming(problem, "download both again"):
-        return _gather("id", rows())
+    problem = (
+        f"{refs_path} and {instances_path} are not in the official form or not of one download"
+    )
+    with files.as_shard_error(problem, "download both again"):
+        return _group_by_image("id", rows())
 
 
-def _converted(path: Path) -> dict[str, ReferredImage]:
+def _read_converted(path: Path) -> dict[str, ReferredImage]:
     content = files.read_json(path)
 
     def rows() -> Iterator[_Row]:
-        annotations = {it["image_id"]: it for it in content["annotations"]}
-        categories = {it["id"]: it["name"] for it in content.get("categories", ())}
+        annotations = {row["image_id"]: row for row in content["annotations"]}
+        categories = {row["id"]: row["name"] for row in content.get("categories", ())}
+        # the converted form has an image's row for each expression
         for image in content["images"]:
             annotation = annotations[image["id"]]
             object_id = str(annotation["original_id"])
             category = categories.get(annotation["category_id"], "")
             outline = json.dumps(annotation["segmentation"]).encode()
-            said = expression(image["id"], image["caption"], object_id)
-            yield image, object_id, category, outline, said
+            expression = make_expression(image["id"], image["caption"], object_id)
+            yield _Row(image, object_id, category, outline, expression)
 
-    advice = "convert again, or give the official files"
-    with files.blaming(f"{path} is not in the converted form", advice):
-        return _gather("original_id", rows())
+    problem = f"{path} is not in the converted form"
+    with files.as_shard_error(problem, "convert again, or give the official files"):
+        return _group_by_image("original_id", rows())
 
 
-def _plain(file_name: str) -> str:
-    """Refuse a file name that leads out of the images' folder."""
+def _check_file_name(file_name: str) -> str:
+    """Return a file name; refuse one that leads out of the images' folder."""
     if Path(file_name).name != file_name:
         raise ValueError(f"{file_name!r} is no plain file name")
     return file_name
 
 
-def _mask(name: str, outline: bytes, size: tuple[int, int]) -> Rle:
+def _draw_mask(name: str, outline: bytes, size: tuple[int, int]) -> Rle:
     """Draw polygons or run lengths in COCO's form as a mask of ``size`` (height, width)."""
     height, width = size
     problem = f"annotation {name}: its segmentation cannot be drawn on {height}x{width} pixels"
-    with files.blaming(problem, "download instances.json again"):
+    with files.as_shard_error(problem, "download instances.json again"):
         segmentation = json.loads(outline)
         if isinstance(segmentation, list):
-            polygons = [_polygon(it, 2 * max(size)) for it in segmentation if len(it) >= 6]
-            merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+            # pycocotools 2.0 steps along every edge, so a corner far away takes memory without end
+            limit = 2 * max(size)
+            polygons = [
+                _check_polygon(polygon, limit)
+                for polygon in segmentation
+                if len(polygon) >= MIN_POLYGON_NUMBERS
+            ]
+            drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         elif list(segmentation["size"]) != [height, width]:
             raise ValueError(f"its size is {segmentation['size']}")
         elif isinstance(segmentation["counts"], str):
@@ -222,14 +285,14 @@ def _mask(name: str, outline: bytes, size: tuple[int, int]) -> Rle:
         elif sum(segmentation["counts"]) != height * width or min(segmentation["counts"]) < 0:
             raise ValueError("its run lengths do not fill the image")
         else:
-            merged = coco_mask.frPyObjects(segmentation, height, width)
-    return Rle(height, width, bytes(merged["counts"]))
+            drawn = coco_mask.frPyObjects(segmentation, height, width)
+    return Rle(height, width, bytes(drawn["counts"]))
 
 
-def _polygon(corners: list[float], limit: float) -> list[float]:
-    if len(corners) % 2 or not all(
-        math.isfinite(value) and abs(value) <= limit for value in corners
-    ):
+def _check_polygon(corners: list[float], limit: float) -> list[float]:
+    """Return a polygon; refuse one with a corner that is no point near the image."""
+    near = [math.isfinite(value) and abs(value) <= limit for value in corners]
+    if len(corners) % 2 or not all(near):
         raise ValueError("a polygon's corner is no point near the image")
     return corners
 
@@ -241,7 +304,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which plain data never does")
 
 
-def read_plain_pickle(path: Path) -> Any:
+def read_plain_pickle(path: Path) -> Any:  # as `pickle.load` does
     """Return what a pickle of plain containers, numbers and strings holds; run nothing of it.
 
     Raises:
@@ -249,8 +312,18 @@ def read_plain_pickle(path: Path) -> Any:
     """
     content = files.read_bytes(path)
     problem = f"{path} is no pickle of plain data and nothing of it was run"
-    with files.blaming(problem, "download it again from the official place"):
+    with files.as_shard_error(problem, "download it again from the official place"):
         try:
             return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
         except UnicodeDecodeError:  # byte strings of Python 2
             return _PlainUnpickler(io.BytesIO(content), encoding="latin-1").load()
+
+
+def _open_split(name: str, root: Path, split: str, options: ReadOptions) -> Source:
+    return open_refcoco(root, name, split, filter_leaks=options.filter_leaks)
+
+
+DATASETS = tuple(
+    DataSet(name, splits, partial(_open_split, name), filters_leaks=True)
+    for name, splits in PUBLISHED.items()
+)

@@ -45,6 +45,7 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
     dataset: str,
     split: str,
     settings: Mapping[str, Json],
+    is_partial: bool = False,
     shard_bytes: int = 256_000_000,
     seed: int = 0,
     workers: int = 1,
@@ -61,6 +62,8 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
         dataset: Such as "ref-davis17"; part of the file names.
         split: Such as "train"; part of the file names.
         settings: All else that decides the content; kept in the manifest.
+        is_partial: Whether there are more or fewer videos or expressions than published; kept in
+            the manifest's settings as "partial", and no part of the plan.
         shard_bytes: Size of a shard to aim at.
         seed: Decides how videos are spread over shards.
         workers: Processes, at most one a shard; the bytes are the same for every number.
@@ -97,6 +100,10 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
     storage.sweep(prefix)  # of what a killed run left half written
     if runner is None and min(workers, len(tasks)) > 1:
         runner = partial(in_processes, workers=workers)
+    manifest_settings = dict(settings)
+    if is_partial:
+        # only now: the plan, and with it every byte of shards and indexes, does not depend on it
+        manifest_settings["partial"] = True
     records = sorted(_build_shards(tasks, progress, runner), key=lambda record: record.name)
     manifest = Manifest(
         dataset=dataset,
@@ -104,7 +111,7 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
         plan=plan_digest,
         seed=seed,
         shard_bytes=shard_bytes,
-        settings=dict(settings),
+        settings=manifest_settings,
         shards=tuple(records),
     )
     if old is None or not _same_content(manifest, old):

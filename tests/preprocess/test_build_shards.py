@@ -1,6 +1,5 @@
 """The command: sets that a stranger can read, the same bytes each time, errors in one line."""
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -9,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocess.build_shards import READERS, main
+from preprocess.build_shards import DATASETS, main
 from shards.format.shard_set import ShardSet
-from tests.preprocess.conftest import check_round_trip, jpeg, write
+from tests.preprocess.conftest import check_round_trip, digest, jpeg, write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -24,14 +23,6 @@ SMALL = [
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["build_shards.py", *map(str, arguments)])
     main()
-
-
-def digest(root: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
@@ -59,7 +50,9 @@ def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
     before = digest(tmp_path / "one")
     run(monkeypatch, "synthetic", "--root", tmp_path / "files", "--out", tmp_path / "one", *SMALL)
     assert digest(tmp_path / "one") == before
-    sets = {name: ShardSet.open(str(tmp_path / "one" / name)) for name in READERS["synthetic"]}
+    sets = {
+        name: ShardSet.open(str(tmp_path / "one" / name)) for name in DATASETS["synthetic"].splits
+    }
     assert {name: len(it) for name, it in sets.items()} == {
         "train": 5,
         "valid": 2,
@@ -173,7 +166,7 @@ def test_synthetic_files_of_other_settings_are_kept(
         run(monkeypatch, *build, "--synthetic.seed", "5")
 
 
-@pytest.mark.parametrize("source", sorted(READERS.keys() - {"synthetic"}))
+@pytest.mark.parametrize("source", sorted(DATASETS.keys() - {"synthetic"}))
 def test_a_folder_of_something_else_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:

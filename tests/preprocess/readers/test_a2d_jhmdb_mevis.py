@@ -15,11 +15,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 from scipy.io import savemat
 
-from preprocess.build_shards import READERS, Build, build
+from preprocess.build_shards import DATASETS, Build, build
+from preprocess.dataset import ReadOptions
 from preprocess.readers.a2d_sentences import decode_video, open_a2d_sentences
 from preprocess.readers.jhmdb_sentences import open_jhmdb_sentences
 from preprocess.readers.mevis import open_mevis
 from preprocess.readers.refcoco import open_refcoco
+from preprocess.reencode import JPEG_QUALITY
 from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
 from tests.preprocess.conftest import masks_of, write
@@ -106,7 +108,7 @@ def test_ground_truth_is_derived_where_it_is_missing(
     _, truth = draw(source, tmp_path / "root")
     settings = Build(
         source, tmp_path / "root", str(tmp_path / "out"), ("test",), allow_partial=True
-    )  # type: ignore[arg-type]
+    )
     build(settings)
     name = {
         "a2d-sentences": "a2d_sentences_test_annotations_in_coco_format.json",
@@ -148,7 +150,7 @@ def test_leaks_between_the_three_data_sets_are_left_out_and_told(tmp_path: Path)
         "1 images are in val or test of refcoco+: left out",
         "1 images are in val or test of refcocog: left out",
     )
-    assert source.num_expressions + source.left_out[1] == whole.num_expressions
+    assert source.num_expressions + source.left_out.expressions == whole.num_expressions
     shutil.rmtree(tmp_path / "refcocog")
     with pytest.raises(ShardError, match=r"refcocog/refs\(umd\).p: No such file"):
         open_refcoco(tmp_path, "refcoco", "train", filter_leaks=True)
@@ -262,11 +264,12 @@ def test_each_trap_is_named(
     tmp_path: Path, source: str, harm: Callable[[Path], None], message: str
 ) -> None:
     split, truth = draw(source, tmp_path)
-    opener = READERS[source][split]
-    assert {plan.key for plan in opener(tmp_path).plans} == truth.keys()
+    options = ReadOptions(filter_leaks=False, quality=JPEG_QUALITY)
+    listed = DATASETS[source].open(tmp_path, split, options)
+    assert {plan.key for plan in listed.plans} == truth.keys()
     harm(tmp_path)
     out = str(tmp_path / "out")
-    settings = Build(source, tmp_path, out, (split,), allow_partial=True)  # type: ignore[arg-type]
+    settings = Build(source, tmp_path, out, (split,), allow_partial=True)
     with pytest.raises(ShardError, match=message):
         build(settings)
     assert not list(tmp_path.glob("out/*/manifest.json"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from preprocess.dataset import PublishedCounts
 from preprocess.readers.ref_davis17 import ANNOTATORS, open_ref_davis17
 from shards.errors import ShardError
 from shards.format.schema import prepare_video
@@ -42,7 +43,7 @@ def test_genuine_files_come_through_unchanged(genuine: Path) -> None:
     source = open_ref_davis17(genuine, "val")
     assert [plan.key for plan in source.plans] == VAL
     assert source.num_expressions == 16
-    assert source.published == (30, 244)
+    assert source.published == PublishedCounts(videos=30, expressions=244)
     for video, frames in zip(VAL, (50, 40, 90, 60), strict=True):
         read = source.read(video)
         assert (len(read.frames), read.height, read.width) == (frames, 480, 854)
