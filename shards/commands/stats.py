@@ -88,11 +88,11 @@ def _plot(distributions: Mapping[str, Samples], path: Path) -> None:
     figure = Figure(figsize=(4 * len(distributions), 3), layout="constrained")
     panels = figure.subplots(1, len(distributions))
     for axes, (name, values) in zip(panels, distributions.items(), strict=True):
-        least = int(values.min(initial=1))
-        most = int(values.max(initial=1))
+        smallest = int(values.min(initial=1))
+        largest = int(values.max(initial=1))
         # every bar holds equally many whole numbers, and its edges lie halfway between two of them
-        width = (most - least) // (MAX_BARS - 1) + 1
-        edges = np.arange(least, most + width + 1, width) - 0.5
+        width = (largest - smallest) // (MAX_BARS - 1) + 1
+        edges = np.arange(smallest, largest + width + 1, width) - 0.5
         axes.hist(values, bins=edges)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(name)
