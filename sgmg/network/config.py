@@ -19,23 +19,23 @@ class SgMgConfig:
             `timm:<name>`.
         text_model: Hugging Face name or folder; its weights are loaded unless `text_config` is set.
         text_config: Hugging Face configuration of a text model built without downloading.
-        hidden: channels C of queries and encoded maps, a multiple of 32.
-        heads: attention heads.
-        encoder_layers: deformable encoder layers.
-        decoder_layers: deformable decoder layers.
-        feedforward: channels inside the transformer's two-layer perceptrons.
-        points: sampling points of a head on a level.
-        queries: queries Q a frame.
-        mask_channels: channels of a patch mask (16 = 4x4 pixels a cell).
-        coordinate_scale: factor on the pixel coordinates that patch kernels see beside features of
+        hidden: Channels C of queries and encoded maps, a multiple of 32.
+        heads: Attention heads.
+        encoder_layers: Deformable encoder layers.
+        decoder_layers: Deformable decoder layers.
+        feedforward: Channels inside the transformer's two-layer perceptrons.
+        points: Sampling points of a head on a level.
+        queries: Queries Q a frame.
+        mask_channels: Channels of a patch mask (16 = 4x4 pixels a cell).
+        coordinate_scale: Factor on the pixel coordinates that patch kernels see beside features of
             unit size; published as 1. The demo's small network uses 0.02.
-        identity_start: start as a network that passes features through: spectral filters add
+        identity_start: Start as a network that passes features through: spectral filters add
             nothing and pixels are multiplied by nearly 1. The published start is random; this
             one suits training from nothing.
-        dropout: rate inside transformer and text projections.
-        drop_path: stochastic depth of the backbone.
-        freeze_text: keep the text model's weights (not its projections) fixed.
-        drop_frozen_text: leave a frozen text model's dropout on in training, as published.
+        dropout: Rate inside transformer and text projections.
+        drop_path: Stochastic depth of the backbone.
+        freeze_text: Keep the text model's weights (not its projections) fixed.
+        drop_frozen_text: Leave a frozen text model's dropout on in training, as published.
     """
 
     backbone: str = "video_swin_t"
@@ -60,7 +60,7 @@ class SgMgConfig:
         """Reject sizes the network cannot be built with.
 
         Raises:
-            ValueError: a size does not fit the others; the message names the setting.
+            ValueError: A size does not fit the others; the message names the setting.
         """
         counts = {
             "hidden": self.hidden,
@@ -89,10 +89,10 @@ class SgMgConfig:
         """The reverse of `dataclasses.asdict`.
 
         Args:
-            values: settings by name, as read from JSON (hence `Any`).
+            values: Settings by name, as read from JSON (hence `Any`).
 
         Raises:
-            ValueError: a name is no setting of this version, or a value does not fit.
+            ValueError: A name is no setting of this version, or a value does not fit.
         """
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)

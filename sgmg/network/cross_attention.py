@@ -11,8 +11,8 @@ class CrossAttention(nn.Module):
         """Build the layer; one serves all levels.
 
         Args:
-            hidden: channels C of pixels and words, a multiple of `heads`.
-            heads: attention heads.
+            hidden: Channels C of pixels and words, a multiple of `heads`.
+            heads: Attention heads.
         """
         super().__init__()
         self.multihead_attn = nn.MultiheadAttention(hidden, heads, batch_first=True)
@@ -28,10 +28,10 @@ class CrossAttention(nn.Module):
         """Fuse the maps of a clip with the words of an expression.
 
         Args:
-            visual: maps of the clip each expression is about, [E, T, C, h, w].
+            visual: Maps of the clip each expression is about, [E, T, C, h, w].
             word_features: [E, L, C].
             word_padding: [E, L] bool, True = pad; at least one word of each expression is not.
-            word_positions: sine positions [E, L, C], added to the keys only.
+            word_positions: Sine positions [E, L, C], added to the keys only.
 
         Returns:
             [E, T, C, h, w]: `visual` times what its attention gathered, no residual.

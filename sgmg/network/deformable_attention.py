@@ -21,10 +21,10 @@ class DeformableAttention(nn.Module):
         """Build the four projections.
 
         Args:
-            hidden: channels C of queries and values.
-            heads: heads M, a divisor of `hidden`.
-            levels: maps L that are read.
-            points: points K of a head on each map.
+            hidden: Channels C of queries and values.
+            heads: Heads M, a divisor of `hidden`.
+            levels: Maps L that are read.
+            points: Points K of a head on each map.
         """
         super().__init__()
         self.heads = heads
@@ -60,8 +60,8 @@ class DeformableAttention(nn.Module):
 
         Args:
             query: [N, S, C].
-            references: points [N, S, L, 2] or boxes cxcywh [N, S, L, 4], normalised to each level.
-            values: the levels one behind another, row by row, [N, sum(h * w), C].
+            references: Points [N, S, L, 2] or boxes cxcywh [N, S, L, 4], normalised to each level.
+            values: The levels one behind another, row by row, [N, sum(h * w), C].
             shapes: (h, w) of each level.
             padding: bool [N, sum(h * w)], True on cells that count as zero.
 
@@ -71,6 +71,7 @@ class DeformableAttention(nn.Module):
         Paper: Deformable DETR, Eq. (3).
         """
         locations, weights = self.sample_points(query, references, shapes)
+        # Behind the projection, whose bias would make padded cells differ from zero.
         values = self.value_proj(values).masked_fill(padding[..., None], 0)
         values = rearrange(values, "n s (m c) -> n m c s", m=self.heads)
         return self.output_proj(sample(values, shapes, locations, weights))
@@ -177,8 +178,8 @@ def neighbour_cells(position: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor
     """The two cells around `position` along one axis, and the weight of each (zero outside).
 
     Args:
-        position: in cells, 0 at the centre of the first.
-        size: cells of the level along this axis.
+        position: In cells, 0 at the centre of the first.
+        size: Cells of the level along this axis.
 
     Returns:
         Two pairs of int32 cells within the level and float32 weights.

@@ -76,10 +76,10 @@ class DecoderLayer(nn.Module):
         """Update queries.
 
         Args:
-            x: queries [N, Q, C].
-            positions: their position embedding [N, Q, C].
-            references: on each level [N, Q, L, 2 | 4], normalised by the padded level.
-            memory: encoded maps of the N frames.
+            x: Queries [N, Q, C].
+            positions: Their position embedding [N, Q, C].
+            references: On each level [N, Q, L, 2 | 4], normalised by the padded level.
+            memory: Encoded maps of the N frames.
 
         Returns:
             [N, Q, C].
@@ -104,7 +104,7 @@ class Memory:
         tokens: [N, sum(h * w), C].
         shapes: (h, w) of each level.
         padding: bool [N, sum(h * w)], True on padded cells.
-        valid_ratios: unpadded share (x, y) of each level, [N, L, 2].
+        valid_ratios: Unpadded share (x, y) of each level, [N, L, 2].
     """
 
     tokens: Tensor
@@ -126,9 +126,9 @@ class Decoded:
     """Output of the decoder for the queries of N frames.
 
     Attributes:
-        states: query features of each layer [N, Q, C].
-        boxes_cxcywh: refined boxes of each layer [N, Q, 4].
-        first_references: the points that the first layer started from [N, Q, 2].
+        states: Query features of each layer [N, Q, C].
+        boxes_cxcywh: Refined boxes of each layer [N, Q, 4].
+        first_references: The points that the first layer started from [N, Q, 2].
     """
 
     states: tuple[Tensor, ...]
@@ -165,14 +165,14 @@ class DeformableTransformer(nn.Module):
         """Build and initialise.
 
         Args:
-            hidden: channels C.
-            heads: attention heads.
-            levels: maps L of different stride.
-            points: sampling points of a head on each map.
-            feedforward: channels inside the perceptrons.
-            encoder_layers: layers that update the maps.
-            decoder_layers: layers that update the queries.
-            dropout: rate after each sublayer and inside the perceptrons.
+            hidden: Channels C.
+            heads: Attention heads.
+            levels: Maps L of different stride.
+            points: Sampling points of a head on each map.
+            feedforward: Channels inside the perceptrons.
+            encoder_layers: Layers that update the maps.
+            decoder_layers: Layers that update the queries.
+            dropout: Rate after each sublayer and inside the perceptrons.
         """
         super().__init__()
         self.encoder = _Layers(
@@ -218,7 +218,7 @@ class DeformableTransformer(nn.Module):
         """Let every cell of every level look at all levels of its frame.
 
         Args:
-            maps: a level each, [E, T, C, h, w].
+            maps: A level each, [E, T, C, h, w].
             positions: [E, C, h, w] a level, the same for all frames of a clip.
             padding: bool [E, h, w] a level, True on padded cells.
 
@@ -279,10 +279,10 @@ class DeformableTransformer(nn.Module):
         """Turn queries into object features and boxes, layer by layer.
 
         Args:
-            memory: encoded maps of N frames.
-            content: features that the queries start with, [N, Q, C].
-            positions: learned embedding of the queries, [Q, C].
-            box_heads: one a layer, [..., C] to a change of box in logit space [..., 4].
+            memory: Encoded maps of N frames.
+            content: Features that the queries start with, [N, Q, C].
+            positions: Learned embedding of the queries, [Q, C].
+            box_heads: One a layer, [..., C] to a change of box in logit space [..., 4].
 
         Returns:
             States and boxes of every layer; a layer's boxes send no gradient to earlier boxes.
@@ -318,7 +318,7 @@ def reference_grid(shapes: Shapes, valid_ratios: Tensor) -> Tensor:
 
     Args:
         shapes: (h, w) of each level.
-        valid_ratios: unpadded share (x, y) of each level, [E, L, 2].
+        valid_ratios: Unpadded share (x, y) of each level, [E, L, 2].
 
     Returns:
         [E, sum(h * w), L, 2]; (1, 1) is the bottom right corner of a padded level.

@@ -17,7 +17,7 @@ class Perceptron(nn.Module):
         """Build the layers.
 
         Args:
-            channels: sizes from input to output, at least two.
+            channels: Sizes from input to output, at least two.
         """
         super().__init__()
         self.layers = nn.ModuleList(
@@ -53,8 +53,8 @@ def box_head(hidden: int, *, first: bool) -> Perceptron:
     """Change of a box in logit space; starts as no change, on small boxes in the first layer.
 
     Args:
-        hidden: channels of a query.
-        first: whether the head belongs to the first decoder layer, whose reference is a point
+        hidden: Channels of a query.
+        first: Whether the head belongs to the first decoder layer, whose reference is a point
             without a size.
     """
     head = Perceptron(hidden, hidden, hidden, 4)

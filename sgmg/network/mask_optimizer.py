@@ -17,9 +17,9 @@ class MaskOptimizer(nn.Module):
         """Build two residual steps of two 3x3 convolutions each.
 
         Args:
-            mask_channels: channels of a patch mask.
-            quarter: channels of the raw map at stride 4.
-            eighth: channels of the raw map at stride 8.
+            mask_channels: Channels of a patch mask.
+            quarter: Channels of the raw map at stride 4.
+            eighth: Channels of the raw map at stride 8.
         """
         super().__init__()
         self.mask_channels = mask_channels
@@ -33,8 +33,8 @@ class MaskOptimizer(nn.Module):
         """The part of each step's first convolution that depends on the features alone.
 
         Args:
-            quarter: raw backbone map at stride 4, [N, C, h, w].
-            eighth: raw backbone map at stride 8, [N, C', h', w'].
+            quarter: Raw backbone map at stride 4, [N, C, h, w].
+            eighth: Raw backbone map at stride 8, [N, C', h', w'].
 
         Returns:
             [N, 16, h, w] and [N, 16, h', w'].
@@ -48,7 +48,7 @@ class MaskOptimizer(nn.Module):
 
         Args:
             patches: [N, 16, h', w'] at stride 8.
-            details: from `prepare`, for the frame of each mask.
+            details: From `prepare`, for the frame of each mask.
 
         Returns:
             [N, 16, h, w] at stride 4; pixel shuffle by 4 turns it into a mask at frame resolution.
@@ -57,6 +57,7 @@ class MaskOptimizer(nn.Module):
         """
         quarter, eighth = details
         x = self.refine_eighth(patches, eighth)
+        # By size, not by 2: an odd side at stride 4 is not twice the side at stride 8.
         x = F.interpolate(x, size=quarter.shape[-2:], mode="bilinear", align_corners=False)
         return x + self._residual(x, quarter, self.conv1_1div4, self.conv2_1div4)
 

@@ -56,12 +56,12 @@ class SgMg(
         """Build the network with fresh weights.
 
         Args:
-            config: sizes and parts.
-            tokenizer: of the text model; by default the one `config.text_model` names.
-            pretrained: start the backbone from its published image or video weights.
+            config: Sizes and parts.
+            tokenizer: Of the text model; by default the one `config.text_model` names.
+            pretrained: Start the backbone from its published image or video weights.
 
         Raises:
-            ValueError: no text model is named, or a part cannot be built from its settings.
+            ValueError: No text model is named, or a part cannot be built from its settings.
         """
         super().__init__()
         text_model = config.text_config or config.text_model
@@ -105,6 +105,7 @@ class SgMg(
         quarter, eighth, _, _ = self.backbone.channels
         self.mask_optimizer = MaskOptimizer(config.mask_channels, quarter=quarter, eighth=eighth)
         if config.identity_start:
+            # Not published: training from nothing is slow behind random filters.
             for module in self.modules():
                 if isinstance(module, CrossAttention | SpectralFilter):
                     module.start_as_identity()
@@ -121,14 +122,14 @@ class SgMg(
         """Load a saved network, in evaluation mode; a folder needs no network connection.
 
         Args:
-            source: folder written by `save_pretrained`, or the name of a Hugging Face repository.
-            changes: settings that differ from the saved ones, such as `dropout`, by their names in
+            source: Folder written by `save_pretrained`, or the name of a Hugging Face repository.
+            changes: Settings that differ from the saved ones, such as `dropout`, by their names in
                 `SgMgConfig` (`Any`, because their types differ).
-            without: prefixes of weights that start anew, such as `class_heads.`.
-            download: options of a download (revision, token ...).
+            without: Prefixes of weights that start anew, such as `class_heads.`.
+            download: Options of a download (revision, token ...).
 
         Raises:
-            CheckpointError: nothing is there, or it is broken or of another network.
+            CheckpointError: Nothing is there, or it is broken or of another network.
         """
         folder = model_folder.find_folder(source, **download)
         config, tokenizer, weights = model_folder.read_folder(folder)
@@ -159,19 +160,20 @@ class SgMg(
             frames: ImageNet-normalised, zero where padded, [B, T, 3, H, W].
             padding: bool [B, H, W], True on padded pixels (bottom and right only).
             expressions: E expressions, as strings or tokens.
-            select: chooses the queries whose masks are wanted, once a layer.
-            target_frame: frame of each clip to segment, int64 [B]; all the others only lend the
+            select: Chooses the queries whose masks are wanted, once a layer.
+            target_frame: Frame of each clip to segment, int64 [B]; all the others only lend the
                 backbone their motion, and T of the output is 1. All frames by default.
-            clip_index: clip each expression is about, int64 [E]; by default one each, in order.
-            every_layer: output of all decoder layers (by default in training mode) or the last.
+            clip_index: Clip each expression is about, int64 [E]; by default one each, in order.
+            every_layer: Output of all decoder layers (by default in training mode) or the last.
 
         Returns:
             Scores and boxes of all queries, masks of the selected ones.
 
         Raises:
-            ValueError: frames too small, or shapes that do not belong together.
+            ValueError: Frames too small, or shapes that do not belong together.
         """
         visual = self.encode_video(frames, padding, target_frame)
+        # A compiled network is given tokens: tokenizing strings would break the graph.
         tokens = expressions if isinstance(expressions, Tokens) else self.tokenize(expressions)
         return self.segment(visual, tokens, select, clip_index, every_layer)
 
@@ -219,6 +221,7 @@ class SgMg(
         quarter, eighth = self.mask_optimizer.prepare(
             stages[0].flatten(0, 1), stages[1].flatten(0, 1)
         )
+        # Padding lies at the bottom and right: unpadded rows and columns give the frame's sides.
         heights = (~padding).any(2).sum(1)
         widths = (~padding).any(1).sum(1)
         return VisualFeatures(
@@ -245,16 +248,17 @@ class SgMg(
         """Segment what each expression names in encoded clips.
 
         Args:
-            visual: from `encode_video`.
+            visual: From `encode_video`.
             tokens: E expressions.
-            select: as in `forward`.
-            clip_index: as in `forward`.
-            every_layer: as in `forward`.
+            select: As in `forward`.
+            clip_index: As in `forward`.
+            every_layer: As in `forward`.
 
         Raises:
-            ValueError: not one clip for each expression.
+            ValueError: Not one clip for each expression.
         """
         if clip_index is not None:
+            # One visual pass serves all expressions: each is given the features of its clip.
             visual = visual.select_clips(clip_index)
         if len(tokens.ids) != len(visual.sizes):
             raise ValueError(
@@ -282,7 +286,7 @@ class SgMg(
         """Spectrum-guided cross-modal fusion: maps [E, T, C, h, w] that know the expression.
 
         Args:
-            visual: features of the clip of each expression.
+            visual: Features of the clip of each expression.
             word_features: [E, L, C].
             word_padding: bool [E, L], True = pad.
 
@@ -311,7 +315,7 @@ class SgMg(
 
     def mask_features(self, memory: Memory) -> Tensor:
         """Sum of the encoded maps of strides 8, 16 and 32 at stride 8, [N, C, h, w]."""
-        features, *coarser_maps = memory.maps()[:3]
+        features, *coarser_maps = memory.maps()[:3]  # stride 64 is too coarse for masks
         size = features.shape[-2:]
         for coarser_map in coarser_maps:
             features = features + F.interpolate(
@@ -325,17 +329,19 @@ class SgMg(
         """Scores and boxes of a decoder layer's queries, masks of those `select` chooses.
 
         Args:
-            layer: index of the decoder layer, from 0.
-            decoded: states and boxes of all layers.
-            features: mask features [E * T, C, h, w].
-            visual: features of the clip of each expression.
-            select: as in `forward`.
+            layer: Index of the decoder layer, from 0.
+            decoded: States and boxes of all layers.
+            features: Mask features [E * T, C, h, w].
+            visual: Features of the clip of each expression.
+            select: As in `forward`.
         """
         states = decoded.states[layer]
         boxes_cxcywh = decoded.boxes_cxcywh[layer]
         num_expressions = len(visual.sizes)
         num_frames = len(states) // num_expressions
+        # Sizes are (height, width), points (x, y).
         sizes_px = repeat(visual.sizes.flip(1), "e xy -> (e t) 1 xy", t=num_frames)
+        # Without gradient: boxes learn from their own losses, not from the masks.
         centres_px = boxes_cxcywh[..., :2].detach() * sizes_px
 
         @torch.no_grad()
@@ -358,6 +364,7 @@ class SgMg(
             centres_px.take_along_dim(index, 1),
         )
         refined = self._refine(patches, visual.details)
+        # Losses look at both granularities, before and after the mask optimizer.
         low_masks = split_frames(shuffle(patches, visual.frame_size, stride=2), num_expressions)
         masks = split_frames(shuffle(refined, visual.frame_size, stride=1), num_expressions)
         if query_index.dim() == 1:  # one query an expression: no axis for it
@@ -403,14 +410,15 @@ def shuffle(patches: Tensor, frame_size: tuple[int, int], *, stride: int) -> Ten
 
     Args:
         patches: [..., 16, h, w].
-        frame_size: padded (height, width) in pixels.
-        stride: that of the masks, a quarter of that of the patches.
+        frame_size: Padded (height, width) in pixels.
+        stride: That of the masks, a quarter of that of the patches.
 
     Returns:
         [..., H / stride, W / stride].
     """
     height, width = frame_size
     masks = F.pixel_shuffle(patches, PATCH_PX).squeeze(-3)
+    # Whole cells may reach beyond the frame.
     return masks[..., : height // stride, : width // stride]
 
 
@@ -418,7 +426,7 @@ def check_inputs(frames: Tensor, padding: Tensor) -> None:
     """Refuse frames and padding that do not fit the network or each other.
 
     Raises:
-        ValueError: a shape or type is wrong, or the frames are too small.
+        ValueError: A shape or type is wrong, or the frames are too small.
     """
     if frames.dim() != 5 or frames.shape[2] != 3:
         raise ValueError(f"frames {list(frames.shape)}: must be [B, T, 3, H, W]")

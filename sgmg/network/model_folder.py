@@ -46,10 +46,10 @@ def write_folder(folder: Path, config: SgMgConfig, model: nn.Module, text: TextE
     """Write a network.
 
     Args:
-        folder: created if missing; files of an earlier network there are replaced.
-        config: settings of the network.
-        model: the network, for its weights.
-        text: its text encoder, for configuration and tokenizer.
+        folder: Created if missing; files of an earlier network there are replaced.
+        config: Settings of the network.
+        model: The network, for its weights.
+        text: Its text encoder, for configuration and tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text.save(folder / TEXT_FOLDER)
@@ -64,11 +64,11 @@ def find_folder(source: str | Path, **download: Unpack[DownloadOptions]) -> Path
     """Folder of a saved network, downloaded first if `source` names a Hugging Face repository.
 
     Args:
-        source: folder, or `owner/name`.
-        download: options of the download.
+        source: Folder, or `owner/name`.
+        download: Options of the download.
 
     Raises:
-        CheckpointError: neither exists, or it cannot be reached.
+        CheckpointError: Neither exists, or it cannot be reached.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -90,14 +90,14 @@ def read_folder(folder: Path) -> tuple[SgMgConfig, Tokenizer | None, dict[str, T
     """Read settings, tokenizer and weights of a folder.
 
     Args:
-        folder: written by `write_folder`.
+        folder: Written by `write_folder`.
 
     Returns:
         Settings, with the text model's configuration in them, the tokenizer (or None), and the
         weights, on the CPU.
 
     Raises:
-        CheckpointError: no such folder, its files are no settings of this version, or a file is
+        CheckpointError: No such folder, its files are no settings of this version, or a file is
             missing or broken.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -123,13 +123,13 @@ def load_weights(
     """Give a network all of its weights, or none.
 
     Args:
-        model: changed in place.
-        weights: by the names of `model.state_dict()`.
-        source: name of the weights in the error.
-        without: prefixes of names that keep their values (such as `class_heads.`).
+        model: Changed in place.
+        weights: By the names of `model.state_dict()`.
+        source: Name of the weights in the error.
+        without: Prefixes of names that keep their values (such as `class_heads.`).
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected or misshapen; the message lists them.
+        CheckpointError: A tensor is missing, unexpected or misshapen; the message lists them.
     """
     state = model.state_dict()
     prefixes = tuple(without)
@@ -145,8 +145,8 @@ def mismatches(expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> 
     """Say in one line which tensors are missing, unexpected or misshapen; empty if none.
 
     Args:
-        expected: tensors of the network by name.
-        loaded: tensors of a file by name.
+        expected: Tensors of the network by name.
+        loaded: Tensors of a file by name.
     """
     missing = [name for name in expected if name not in loaded]
     unexpected = [name for name in loaded if name not in expected]
@@ -163,7 +163,7 @@ def find_checkpoint(path: Path) -> Path:
     """The model folder `path`, or the newest checkpoint of the run folder `path`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     if (path / CONFIG_FILE).is_file():
         return path

@@ -12,14 +12,14 @@ class VisualFeatures:
     """Everything of B clips that does not depend on an expression (made by `SgMg.encode_video`).
 
     Attributes:
-        levels: four maps [B, T, C, h, w], strides 8, 16, 32, 64, after the first spectral filter.
-        gaussians: the Gaussian of each level [1, 1, h, w].
+        levels: Four maps [B, T, C, h, w], strides 8, 16, 32, 64, after the first spectral filter.
+        gaussians: The Gaussian of each level [1, 1, h, w].
         padding: bool [B, h, w] a level, True on padded cells.
-        positions: sine positions [B, C, h, w] a level.
-        details: what the mask optimizer sees of the raw backbone maps of strides 4 and 8,
+        positions: Sine positions [B, C, h, w] a level.
+        details: What the mask optimizer sees of the raw backbone maps of strides 4 and 8,
             [B, T, 16, h, w] each.
-        sizes: unpadded (height, width) of the frames in pixels, int64 [B, 2].
-        frame_size: padded (height, width) in pixels.
+        sizes: Unpadded (height, width) of the frames in pixels, int64 [B, 2].
+        frame_size: Padded (height, width) in pixels.
     """
 
     levels: tuple[Tensor, ...]
@@ -51,7 +51,7 @@ class QueryOutput:
     Attributes:
         class_logits: [E, T, Q], object or not.
         boxes_cxcywh: [E, T, Q, 4], normalised by the unpadded frame.
-        compute_masks: computes `low_mask_logits`; called at most once, and only on demand.
+        compute_masks: Computes `low_mask_logits`; called at most once, and only on demand.
     """
 
     class_logits: Tensor
@@ -80,8 +80,8 @@ class LayerOutput:
     """One decoder layer: all queries, and the masks of the selected ones.
 
     Attributes:
-        queries: class scores and boxes of all queries.
-        query_index: the queries that `select` chose, int64 [E] or [E, K].
+        queries: Class scores and boxes of all queries.
+        query_index: The queries that `select` chose, int64 [E] or [E, K].
         low_mask_logits: [E, T, H / 2, W / 2] before the mask optimizer ([E, T, K, ...] for K).
         mask_logits: [E, T, H, W] at padded input resolution ([E, T, K, H, W] for K queries).
     """
@@ -97,7 +97,7 @@ class SgMgOutput:
     """Output of the network for E expressions.
 
     Attributes:
-        layers: decoder layers, earliest first; only the last unless every layer was asked for.
+        layers: Decoder layers, earliest first; only the last unless every layer was asked for.
     """
 
     layers: tuple[LayerOutput, ...]

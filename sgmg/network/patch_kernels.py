@@ -23,9 +23,9 @@ class PatchKernels(nn.Module):
         """Build the kernel predictor.
 
         Args:
-            hidden: channels C of a query and of the mask features.
-            mask_channels: channels of the patch mask.
-            coordinate_scale: factor on the pixel coordinates beside the features, published as 1.
+            hidden: Channels C of a query and of the mask features.
+            mask_channels: Channels of the patch mask.
+            coordinate_scale: Factor on the pixel coordinates beside the features, published as 1.
         """
         super().__init__()
         self.coordinate_scale = coordinate_scale
@@ -47,8 +47,8 @@ class PatchKernels(nn.Module):
 
         Args:
             kernels: [N, Q, P].
-            features: mask features at stride 8, [N, C, h, w].
-            centres_px: reference points (x, y) of the queries in pixels, [N, Q, 2].
+            features: Mask features at stride 8, [N, C, h, w].
+            centres_px: Reference points (x, y) of the queries in pixels, [N, Q, 2].
 
         Returns:
             Patch masks [N, Q, 16, h, w].

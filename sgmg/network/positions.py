@@ -16,7 +16,7 @@ def sine_position_1d(padding: Tensor, channels: int) -> Tensor:
 
     Args:
         padding: [E, L] bool, True = pad.
-        channels: even.
+        channels: Even.
 
     Returns:
         [E, L, channels] float32. The last word of an expression is at 2 pi.
@@ -31,7 +31,7 @@ def sine_position_2d(padding: Tensor, channels: int) -> Tensor:
 
     Args:
         padding: [N, h, w] bool, True = pad.
-        channels: multiple of 4; the first half encodes the row, the second the column.
+        channels: Multiple of 4; the first half encodes the row, the second the column.
 
     Returns:
         [N, channels, h, w] float32.

@@ -13,9 +13,9 @@ def high_frequency_gaussian(height: int, width: int, device: torch.device | str 
     """Gaussian around the highest frequency of an unshifted spectrum (its middle).
 
     Args:
-        height: cells of the map.
-        width: cells of the map.
-        device: where to make it.
+        height: Cells of the map.
+        width: Cells of the map.
+        device: Where to make it.
 
     Returns:
         [1, 1, height, width] float32, 1 at (height // 2, width // 2).
@@ -41,7 +41,7 @@ class SpectralFilter(nn.Module):
         """Build the filter.
 
         Args:
-            hidden: channels of the map, any number.
+            hidden: Channels of the map, any number.
         """
         super().__init__()
         self.laplace = nn.Conv2d(hidden, hidden, 3)
@@ -73,7 +73,7 @@ class SpectralFilter(nn.Module):
 
         Args:
             x: [N, C, h, w], h and w at least 3.
-            gaussian: the Gaussian that the previous call returned, [1, 1, h', w'], to be resized;
+            gaussian: The Gaussian that the previous call returned, [1, 1, h', w'], to be resized;
                 None makes one for this size.
 
         Returns:
@@ -81,7 +81,7 @@ class SpectralFilter(nn.Module):
             the next call.
 
         Raises:
-            ValueError: the map is too small.
+            ValueError: The map is too small.
 
         Paper: spectrum-guided cross-modal fusion, spectral part.
         """
@@ -95,11 +95,15 @@ class SpectralFilter(nn.Module):
             gaussian = high_frequency_gaussian(h, w, x.device)
         elif gaussian.shape[-2:] != (h, w):
             gaussian = F.interpolate(gaussian, (h, w), mode="bilinear", align_corners=False)
+        # On a GPU, the FFT in half precision takes only sides that are powers of two.
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             spectrum = torch.fft.fft2(x) * (1 - self.damping(x) * gaussian)
+            # Side by side as channels, real and imaginary parts can be mixed by 1x1 convolutions.
             channels = torch.cat([spectrum.real, spectrum.imag], dim=1)
             channels = self.conv2(F.relu(self.conv1(channels)))
             real, imaginary = channels.chunk(2, dim=1)
+            # Mixed channels are no longer the spectrum of a real map; as published, the imaginary
+            # part of the result is dropped.
             residual = torch.fft.ifft2(torch.complex(real, imaginary)).real
             return x + residual, gaussian

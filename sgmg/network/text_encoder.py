@@ -34,14 +34,14 @@ class TextEncoder(nn.Module):
         Args:
             model: Hugging Face name or folder (configuration, weights and tokenizer come from
                 there), or a configuration (random weights, nothing is downloaded).
-            tokenizer: the model's own by default; without any only `Tokens` can be encoded.
-            hidden: channels of words and sentence.
-            dropout: rate after the projections.
-            freeze: keep the text model as it is; the projections learn.
-            drop_frozen: leave a frozen text model's dropout on in training, as published.
+            tokenizer: The model's own by default; without any only `Tokens` can be encoded.
+            hidden: Channels of words and sentence.
+            dropout: Rate after the projections.
+            freeze: Keep the text model as it is; the projections learn.
+            drop_frozen: Leave a frozen text model's dropout on in training, as published.
 
         Raises:
-            ValueError: there is no such model, or the configuration names no known architecture.
+            ValueError: There is no such model, or the configuration names no known architecture.
         """
         super().__init__()
         if isinstance(model, Mapping):
@@ -90,7 +90,7 @@ class TextEncoder(nn.Module):
             Tokens padded to the longest.
 
         Raises:
-            ValueError: there is no tokenizer, no expression, or one is longer than the model reads.
+            ValueError: There is no tokenizer, no expression, or one is longer than the model reads.
         """
         if self.tokenizer is None:
             raise ValueError("this text encoder was built without a tokenizer: pass Tokens")
@@ -142,9 +142,9 @@ def projection(width: int, hidden: int, dropout: float) -> nn.Sequential:
     """Linear, norm, dropout: from the text model's width to the network's, [..., width | hidden].
 
     Args:
-        width: channels of the text model.
-        hidden: channels of the network.
-        dropout: rate.
+        width: Channels of the text model.
+        hidden: Channels of the network.
+        dropout: Rate.
     """
     return nn.Sequential(
         OrderedDict(
@@ -159,14 +159,14 @@ def load_text_parts(folder: str | Path) -> tuple[TextConfig, Tokenizer | None]:
     """Read what `TextEncoder.save` wrote; needs no network.
 
     Args:
-        folder: where it was written.
+        folder: Where it was written.
 
     Returns:
         The text model's configuration and its tokenizer (None if it had none), as `TextEncoder`
         takes them.
 
     Raises:
-        ValueError: there is no configuration.
+        ValueError: There is no configuration.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -186,9 +186,9 @@ def tiny_text_config(vocab_size: int, *, width: int = 64, layers: int = 1) -> Te
     would start, and for long stay, the same; 1 / sqrt(width) keeps the scale.
 
     Args:
-        vocab_size: that of the tokenizer (`len(tokenizer)`).
-        width: channels, a multiple of 4.
-        layers: transformer layers.
+        vocab_size: That of the tokenizer (`len(tokenizer)`).
+        width: Channels, a multiple of 4.
+        layers: Transformer layers.
     """
     return {
         "model_type": "distilbert",

@@ -36,15 +36,15 @@ def tokenize(tokenizer: Tokenizer, expressions: Sequence[str], max_tokens: int |
     """Turn expressions into tokens as they are: no lower-casing, no truncation.
 
     Args:
-        tokenizer: that of the text model.
+        tokenizer: That of the text model.
         expressions: E strings.
-        max_tokens: most tokens an expression may have; None for any number.
+        max_tokens: Most tokens an expression may have; None for any number.
 
     Returns:
         Tokens padded to the longest.
 
     Raises:
-        ValueError: there is no expression, one is empty, or one has more than `max_tokens`.
+        ValueError: There is no expression, one is empty, or one has more than `max_tokens`.
     """
     if not expressions or not all(expression.strip() for expression in expressions):
         raise ValueError("an expression is missing or empty: say what to look for")
@@ -67,7 +67,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         name: Hugging Face name, or a folder with the tokenizer's files.
 
     Raises:
-        ValueError: there is none, or it cannot be reached.
+        ValueError: There is none, or it cannot be reached.
     """
     try:
         return transformers.AutoTokenizer.from_pretrained(name)
@@ -87,16 +87,17 @@ def train_tokenizer(expressions: Sequence[str], *, vocab_size: int = 4000) -> To
     the mean of a few words they would hide them.
 
     Args:
-        expressions: those of the training set.
-        vocab_size: most entries; frequent words stay whole, rarer ones are split, bytes at worst.
+        expressions: Those of the training set.
+        vocab_size: Most entries; frequent words stay whole, rarer ones are split, bytes at worst.
 
     Raises:
-        ValueError: there is no expression.
+        ValueError: There is no expression.
     """
     if not expressions:
         raise ValueError("no expressions to train a tokenizer on")
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    # With a space before it, the first word is the same token as in the middle of an expression.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         """Wrap a network.
 
         Args:
-            body: maps [B, T, 3, H, W] to four [B*T, C, h, w].
+            body: Maps [B, T, 3, H, W] to four [B*T, C, h, w].
             channels: C of the four maps.
         """
         super().__init__()
@@ -65,13 +65,13 @@ def build_backbone(name: str, *, pretrained: bool = False, drop_path: float = 0.
     """Build a backbone.
 
     Args:
-        name: one of `NAMES`.
-        pretrained: start from public weights (downloaded once): Kinetics for Video Swin, ImageNet
+        name: One of `NAMES`.
+        pretrained: Start from public weights (downloaded once): Kinetics for Video Swin, ImageNet
             for all else.
-        drop_path: stochastic depth where the network has it.
+        drop_path: Stochastic depth where the network has it.
 
     Raises:
-        ValueError: unknown name, no public weights, or a timm network without the four strides.
+        ValueError: Unknown name, no public weights, or a timm network without the four strides.
     """
     if pretrained and name in NAMES_WITHOUT_WEIGHTS:
         raise ValueError(f"backbone {name!r} has no public weights here: set pretrained=False")
@@ -91,7 +91,7 @@ def build_backbone(name: str, *, pretrained: bool = False, drop_path: float = 0.
 
 
 def _build_swin(name: str, *, pretrained: bool, drop_path: float) -> Backbone:
-    size = SIZES[name[-1]]
+    size = SIZES[name[-1]]  # the last letter of the name: t, s, b or l
     body: VideoSwin | Swin
     if name.startswith("video"):
         body = VideoSwin(size, drop_path=drop_path)

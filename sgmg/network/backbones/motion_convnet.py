@@ -33,8 +33,8 @@ class ResidualStage(nn.Module):
         """Build the stage.
 
         Args:
-            in_channels: channels of the incoming map.
-            out_channels: channels of the outgoing map.
+            in_channels: Channels of the incoming map.
+            out_channels: Channels of the outgoing map.
         """
         super().__init__()
         self.down = nn.Sequential(
@@ -60,7 +60,7 @@ class NeighbourCorrelation(nn.Module):
     """Adds to every cell how it moves: where its neighbour frames show the same thing.
 
     Attributes:
-        lr_group: the optimizer's group of these weights; `sgmg.training.optim` reads it of any
+        lr_group: The optimizer's group of these weights; `sgmg.training.optim` reads it of any
             module that has it. The demo keeps its backbone slow, because its first, random
             features already tell colours apart. Motion must be learnt, so these weights take
             the rate of the transformer.
@@ -74,8 +74,8 @@ class NeighbourCorrelation(nn.Module):
         """Build the layer.
 
         Args:
-            channels: channels of the map that is compared and to which the result is added.
-            radius: largest displacement compared, in cells of that map.
+            channels: Channels of the map that is compared and to which the result is added.
+            radius: Largest displacement compared, in cells of that map.
         """
         super().__init__()
         self.radius = radius
@@ -98,7 +98,7 @@ class NeighbourCorrelation(nn.Module):
         the result is the mean of both, and at the ends of the clip the one that exists.
 
         Args:
-            x: maps of B clips of T frames, [B*T, C, h, w].
+            x: Maps of B clips of T frames, [B*T, C, h, w].
             num_frames: T; an image (T = 1) shows no motion.
 
         Returns:
@@ -134,8 +134,8 @@ class NeighbourCorrelation(nn.Module):
         """Similarities and the displacement they favour, scaled to unit size.
 
         Args:
-            features: of N frames, unit length along the channels, [N, C, h, w].
-            neighbour: the same of the frame each is compared with.
+            features: Of N frames, unit length along the channels, [N, C, h, w].
+            neighbour: The same of the frame each is compared with.
 
         Returns:
             [N, k + 2, p] for the k cells of a window and the p = h * w cells of a map.
@@ -174,8 +174,8 @@ class MotionConvNet(BackboneBody):
         """Build the network.
 
         Args:
-            channels: channels of the four stages.
-            radius: largest motion between neighbouring frames, in cells of 8 pixels.
+            channels: Channels of the four stages.
+            radius: Largest motion between neighbouring frames, in cells of 8 pixels.
         """
         super().__init__()
         self.channels = channels
@@ -195,7 +195,7 @@ class MotionConvNet(BackboneBody):
         """Compute the features of every frame.
 
         Args:
-            frames: normalised, [B, T, 3, H, W].
+            frames: Normalised, [B, T, 3, H, W].
 
         Returns:
             Four maps [B*T, C, h, w] at strides 4, 8, 16, 32.

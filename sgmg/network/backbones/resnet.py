@@ -22,7 +22,7 @@ class ResNet(BackboneBody):
 
         Args:
             name: `resnet50` or `resnet101`.
-            pretrained: start from ImageNet weights.
+            pretrained: Start from ImageNet weights.
         """
         super().__init__()
         network = BUILDERS[name](

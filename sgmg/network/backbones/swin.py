@@ -58,8 +58,8 @@ class Swin(BackboneBody):
         """Build the network with random weights.
 
         Args:
-            size: width, depths, heads.
-            drop_path: probability of skipping the last block in training; earlier ones less.
+            size: Width, depths, heads.
+            drop_path: Probability of skipping the last block in training; earlier ones less.
         """
         super().__init__()
         swin = swin_transformer.SwinTransformer(

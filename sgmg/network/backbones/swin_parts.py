@@ -20,9 +20,9 @@ class SwinSize:
     """Size of a Swin.
 
     Attributes:
-        width: channels after the patch embedding; every later stage doubles them.
-        depths: blocks of each stage.
-        heads: attention heads of each stage.
+        width: Channels after the patch embedding; every later stage doubles them.
+        depths: Blocks of each stage.
+        heads: Attention heads of each stage.
     """
 
     width: int
@@ -49,7 +49,7 @@ def published_block_name(name: str, *, first: int) -> str:
 
     Args:
         name: `features.<2i + first>.<j>.<entry>` for block j of stage i.
-        first: index of the first stage in `features`.
+        first: Index of the first stage in `features`.
 
     Returns:
         `layers.<i>.blocks.<j>.<entry>`, with `mlp.fc1` and `mlp.fc2` for torchvision's `mlp.0` and
@@ -68,7 +68,7 @@ def share_position_index(swin: nn.Module) -> None:
     """Keep one table of relative positions for all blocks, and keep it out of checkpoints.
 
     Args:
-        swin: a torchvision Swin, whose windows all have one size.
+        swin: A torchvision Swin, whose windows all have one size.
     """
     shared_index: Tensor | None = None
     for module in swin.modules():

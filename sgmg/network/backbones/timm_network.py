@@ -17,12 +17,12 @@ class TimmNetwork(BackboneBody):
         """Build the network.
 
         Args:
-            name: a timm model name.
-            pretrained: start from timm's weights, with frozen batch norms.
-            drop_path: stochastic depth where the network has it.
+            name: A timm model name.
+            pretrained: Start from timm's weights, with frozen batch norms.
+            drop_path: Stochastic depth where the network has it.
 
         Raises:
-            ValueError: timm has no such network, or not with these four strides.
+            ValueError: Timm has no such network, or not with these four strides.
         """
         super().__init__()
         network = create_network(name, pretrained=pretrained, drop_path=drop_path)
@@ -72,15 +72,15 @@ def create_network(name: str, *, pretrained: bool, drop_path: float) -> Any:
     """Create timm's network `name`, which returns a list of maps.
 
     Args:
-        name: a timm model name.
-        pretrained: start from timm's weights.
-        drop_path: stochastic depth where the network has it.
+        name: A timm model name.
+        pretrained: Start from timm's weights.
+        drop_path: Stochastic depth where the network has it.
 
     Returns:
         A `FeatureListNet` or a kin of it; timm is untyped, and they share no class.
 
     Raises:
-        ValueError: timm has no such network, or it gives no maps.
+        ValueError: Timm has no such network, or it gives no maps.
     """
     import timm  # takes seconds to import
 

@@ -62,9 +62,9 @@ def number_regions(sides: Sequence[int], shift: Sequence[int], device: torch.dev
     """Number each cell of a shifted map by the axes along which the shift wrapped it around.
 
     Args:
-        sides: frames, rows and columns of the map.
-        shift: cells by which each axis was rolled back.
-        device: where to make the numbers.
+        sides: Frames, rows and columns of the map.
+        shift: Cells by which each axis was rolled back.
+        device: Where to make the numbers.
 
     Returns:
         int64 [T, h, w] from 0 to 7. Cells of one window with different numbers were far apart
@@ -84,8 +84,8 @@ class VideoSwin(BackboneBody):
         """Build the network with random weights.
 
         Args:
-            size: width, depths, heads.
-            drop_path: probability of skipping the last block in training; earlier ones less.
+            size: Width, depths, heads.
+            drop_path: Probability of skipping the last block in training; earlier ones less.
         """
         super().__init__()
         swin = SwinTransformer3d(
