@@ -57,7 +57,7 @@ def main() -> None:
     recipe = parse_recipe(sys.argv[1:])
     accelerator = make_accelerator(recipe)
     with closing(open_loader(recipe, accelerator)) as loader:
-        total_updates = recipe.optim.steps or recipe.optim.epochs * len(loader)
+        total_updates = count_updates(recipe, loader)
         run = build_run(recipe, accelerator, loader, total_updates)
         dry_run(recipe, run, loader, total_updates)
         train(recipe, run, loader, total_updates)
@@ -229,9 +229,17 @@ def make_loader(
         parts=accelerator.gradient_accumulation_steps,
         device=data.decoder,
         threads=data.threads,
+        # On a CPU each batch made ahead has a thread: as many as DALI has, to keep these busy.
         prefetch=max(2, data.threads),
         cache=cache,
     )
+
+
+def count_updates(recipe: Recipe, loader: ClipLoader) -> int:
+    """Length of the run in updates."""
+    if recipe.optim.steps is not None:
+        return recipe.optim.steps
+    return recipe.optim.epochs * len(loader)
 
 
 def build_run(
@@ -270,6 +278,7 @@ def build_model(recipe: Recipe, shard_sets: list[ShardSet]) -> SgMg:
     """
     config = network_config(recipe)
     if recipe.init is not None:
+        # The checkpoint keeps its sizes; how it is trained on is up to this recipe.
         changes = {
             "freeze_text": config.freeze_text,
             "drop_frozen_text": config.drop_frozen_text,
@@ -315,6 +324,7 @@ def build_optimizer(
         text_lr=scale * optim.text_lr,
         weight_decay=optim.weight_decay,
     )
+    # One fused kernel a group takes less time than torch's loop over tensors.
     optimizer = torch.optim.AdamW(groups, betas=(0.9, optim.beta2), fused=True)
     schedule = make_schedule(
         optimizer,
@@ -348,6 +358,7 @@ def dry_run(recipe: Recipe, run: Run, loader: ClipLoader, total_updates: int) ->
         with closing(make_loader(recipe, accelerator, [shard_set])) as set_loader:
             batch = next(iter(set_loader))
         seconds = run.dry_run(to_micro_batch(batch, recipe, run))
+    # Saving, validation and AdamW's own time are left out: a guess, good enough to plan a night.
     steps = accelerator.gradient_accumulation_steps
     seconds_per_update = steps * seconds
     hours = (total_updates - run.step) * seconds_per_update / 3600

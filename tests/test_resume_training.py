@@ -7,7 +7,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -83,13 +83,18 @@ def wait_until(condition: Callable[[], bool], complaint: str) -> None:
         time.sleep(0.005)
 
 
-def wait_for_save(run: Path, before: Sequence[str] | set[str]) -> None:
+def wait_for_save(run: Path, before: set[str]) -> None:
     """Wait until a checkpoint begins that was not there."""
-    wait_until(lambda: bool(checkpoint_names(run) - set(before)), "no checkpoint came")
+    wait_until(lambda: bool(checkpoint_names(run) - before), "no checkpoint came")
 
 
 def count_rows(run: Path) -> int:
     return len(losses(run)) if (run / "losses.csv").is_file() else 0
+
+
+def wait_for_update(run: Path, rows_before: int) -> None:
+    """Wait until `losses.csv` has another row."""
+    wait_until(lambda: count_rows(run) > rows_before, "no update came")
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +146,10 @@ def test_sigterm_saves_and_leaves_and_any_number_of_processes_goes_on(
         rows_before = count_rows(run)
         options = arguments(shapes, run, "--resume", "auto", "--save-every", 100)
         group = start(processes, train_with, *options)
-        wait_until(lambda rows=rows_before: count_rows(run) > rows, "no update came")
-        os.kill(group[-1].pid, signal.SIGTERM)
+        wait_for_update(run, rows_before)
+        last_pid = group[-1].pid
+        assert last_pid is not None
+        os.kill(last_pid, signal.SIGTERM)
         assert finish(group) == [train.INTERRUPTED] * processes
         assert len(checkpoint_names(run) - before) == 1
     options = arguments(shapes, run, "--resume", "auto")

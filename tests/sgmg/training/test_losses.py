@@ -139,7 +139,9 @@ def test_gradient_reaches_what_the_selected_query_said(num_queries: int) -> None
         tensor.requires_grad_()
     Criterion()(SgMgOutput((output,)), square_targets(), 5)["total"].backward()
     for tensor in (class_logits, output.mask_logits, output.low_mask_logits):
-        assert (tensor.grad != 0).all()
+        assert tensor.grad is not None
+        assert tensor.grad.ne(0).all()
+    assert boxes.grad is not None
     touched = boxes.grad.ne(0).any(-1).any(1)  # [E, Q]
     one_hot = torch.nn.functional.one_hot(output.query_index, num_queries)
     assert torch.equal(touched, one_hot.bool())
@@ -184,7 +186,7 @@ def test_two_shares_average_to_the_whole_batch() -> None:
 
 def test_normaliser_is_at_least_one_frame() -> None:
     assert normaliser(0) == 1
-    assert normaliser(torch.tensor(0), num_micro_batches=4).item() == 0.25
+    assert float(normaliser(torch.tensor(0), num_micro_batches=4)) == 0.25
     assert normaliser(12, num_micro_batches=4) == 3
 
 

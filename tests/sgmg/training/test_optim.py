@@ -13,7 +13,7 @@ from sgmg.training.optim import (
 )
 
 
-def network() -> nn.Module:
+def network() -> nn.ModuleDict:
     """Parts with the names of the real ones."""
     roberta = RobertaConfig(
         vocab_size=5,
@@ -64,7 +64,7 @@ def test_every_parameter_is_in_the_group_of_its_part() -> None:
 
 def test_frozen_parameters_are_left_out() -> None:
     model = network()
-    model["text_encoder"]["model"].requires_grad_(False)
+    model.get_submodule("text_encoder.model").requires_grad_(False)
     assert names_by_group(model)["text_encoder"] == set()
 
 

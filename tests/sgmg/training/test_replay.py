@@ -28,7 +28,7 @@ def test_a_dump_is_replayed(tmp_path: Path) -> None:
     assert verdict == "everything is finite here"
 
     with torch.no_grad():
-        model.projections[1][0].weight[0, 0] = torch.inf
+        model.get_parameter("projections.1.0.weight")[0, 0] = torch.inf
     write_dump(tmp_path / "bad", model, micro_batches, precision="bf16")
     *_, line, verdict = replay_lines(tmp_path / "bad", CPU)
     assert "is not finite" in line

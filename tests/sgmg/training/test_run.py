@@ -39,7 +39,7 @@ def test_a_number_that_is_not_finite_leaves_a_dump(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.finish_update({"total": 1.0})
     with torch.no_grad():
-        run.network.projections[1][0].weight[0, 0] = torch.inf
+        run.network.get_parameter("projections.1.0.weight")[0, 0] = torch.inf
     message = r"update 2, clips some-video; `python -m sgmg replay .*dump-step-000002` does it"
     with pytest.raises(NonFiniteLossError, match=message):
         run.dry_run(micro_batch(2, key="some-video"))
