@@ -15,8 +15,10 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -42,28 +44,35 @@ def draw_tree(root: Path, videos: int) -> None:
         Image.fromarray(np.roll(pixels, 7 * shift, 1)).save(file, "JPEG", quality=80)
         images.append(file.getvalue())
     names = [f"{number:05d}" for number in range(FRAMES)]
-    listed = {}
+    listings = {}
     for video in range(videos):
         folder = root / f"valid/JPEGImages/video{video:04d}"
         folder.mkdir(parents=True)
         for name, image in zip(names, images, strict=True):
             (folder / f"{name}.jpg").write_bytes(image)
-        listed[folder.name] = {"expressions": {"0": {"exp": "one"}}, "frames": names}
-    (root / "valid/meta_expressions.json").write_text(json.dumps({"videos": listed}))
+        listings[folder.name] = {"expressions": {"0": {"exp": "one"}}, "frames": names}
+    (root / "valid/meta_expressions.json").write_text(json.dumps({"videos": listings}))
 
 
-def seconds(function: object, *arguments: object) -> tuple[float, float]:
-    """Wall and CPU seconds, those of child processes included."""
-    started, used = time.perf_counter(), cpu()
-    function(*arguments)  # type: ignore[operator]
-    return time.perf_counter() - started, cpu() - used
+class Seconds(NamedTuple):
+    """What a run took, child processes included."""
+
+    wall: float
+    cpu: float
 
 
-def cpu() -> float:
+def measure_seconds(run: Callable[[Path, Path], None], root: Path, out: Path) -> Seconds:
+    """Run on a folder and return what it took."""
+    wall_start = time.perf_counter()
+    cpu_start = cpu_seconds()
+    run(root, out)
+    return Seconds(time.perf_counter() - wall_start, cpu_seconds() - cpu_start)
+
+
+def cpu_seconds() -> float:
     """Seconds of CPU so far, those of ended children included."""
-    own, children = (
-        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
@@ -89,27 +98,48 @@ def run_build(root: Path, out: Path) -> None:
     )
 
 
-def measure_index() -> tuple[float, float, int]:
-    """Seconds of CPU a million members, MB of memory growth, members."""
+class IndexCost(NamedTuple):
+    """What an index of so many members costs: CPU a million members, and growth of memory."""
+
+    members: int
+    seconds_per_million: float
+    megabytes: float
+
+
+def measure_index() -> IndexCost:
+    """Fill and encode the index of a million members."""
     rle = Rle(480, 854, b"PPYo0n0U>")
-    names = [f"{number:05d}" for number in range(FRAMES)]
-    frames = [Frame(name, b"", "jpg", {"1": rle, "2": rle}) for name in names]
-    said = tuple(Expression(str(number), "the dog on the left", ("1",)) for number in range(4))
+    frames = [Frame(f"{number:05d}", b"", "jpg", {"1": rle, "2": rle}) for number in range(FRAMES)]
+    expressions = tuple(
+        Expression(str(number), "the dog on the left", ("1",)) for number in range(4)
+    )
     suffixes = ["json"]
     for position in range(FRAMES):
         suffixes += [image_suffix(position, "jpg"), masks_suffix(position)]
     spans = dict.fromkeys(suffixes, Span(10**9, 110_000, 12345))
-    videos = 1_000_000 // len(spans) + 1
-    before, used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, cpu()
+    num_videos = 1_000_000 // len(spans) + 1
+    memory_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu_start = cpu_seconds()
     index = IndexWriter()
-    for number in range(videos):
+    for number in range(num_videos):
         key = f"video{number:06d}"
-        objects = {"1": "dog", "2": "cat"}
-        index.add(Video(key, "bench", "train", key, 480, 854, frames, objects, said), spans)
+        video = Video(
+            key=key,
+            dataset="bench",
+            split="train",
+            video_id=key,
+            height=480,
+            width=854,
+            frames=frames,
+            objects={"1": "dog", "2": "cat"},
+            expressions=expressions,
+        )
+        index.add(video, spans)
     index.encode({})
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    members = videos * len(spans)
-    return (cpu() - used) * 1e6 / members, grown, members
+    memory_growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_start
+    members = num_videos * len(spans)
+    seconds = cpu_seconds() - cpu_start
+    return IndexCost(members, seconds * 1e6 / members, memory_growth / 1024)
 
 
 def main() -> None:
@@ -118,38 +148,38 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    index_seconds, index_mb, members = measure_index()  # first: memory only grows
+    index = measure_index()  # first: the peak of memory only grows
+    times: dict[str, list[Seconds]] = {"tar": [], "build": []}
     with tempfile.TemporaryDirectory() as folder:
-        root, out = Path(folder) / "files", Path(folder) / "out"
+        root = Path(folder) / "files"
+        out = Path(folder) / "out"
         draw_tree(root, arguments.videos)
-        total = sum(path.stat().st_size for path in root.rglob("*.jpg"))
-        times: dict[str, list[tuple[float, float]]] = {"tar": [], "build": []}
-        for number in range(arguments.rounds + 1):  # the first warms cache and imports
+        total_mb = sum(path.stat().st_size for path in root.rglob("*.jpg")) / 1e6
+        for number in range(arguments.rounds + 1):
             for name, run in (("tar", run_tar), ("build", run_build)):
                 out.mkdir()
-                times[name].append(seconds(run, root, out))
+                seconds = measure_seconds(run, root, out)
                 shutil.rmtree(out)
-            if number == 0:
-                times = {name: [] for name in times}
-    print(f"{total / 1e6:.0f} MB of JPEG in {arguments.videos * FRAMES} files")
+                if number > 0:  # the first round warms cache and imports
+                    times[name].append(seconds)
+    print(f"{total_mb:.0f} MB of JPEG in {arguments.videos * FRAMES} files")
     best = {}
-    for name, its in times.items():
-        best[name] = [min(it) for it in zip(*its, strict=True)]
-        wall, used = best[name]
-        print(f"{name:<6} {wall:6.2f} s, {used:6.2f} s of CPU, {total / 1e6 / wall:7.0f} MB/s")
+    for name, runs in times.items():
+        wall = min(seconds.wall for seconds in runs)
+        cpu = min(seconds.cpu for seconds in runs)
+        best[name] = Seconds(wall, cpu)
+        print(f"{name:<6} {wall:6.2f} s, {cpu:6.2f} s of CPU, {total_mb / wall:7.0f} MB/s")
     print(
-        f"index of {members:,} members: {index_seconds:.1f} s of CPU a million, {index_mb:.0f} MB"
+        f"index of {index.members:,} members: {index.seconds_per_million:.1f} s of CPU a million, "
+        f"{index.megabytes:.0f} MB"
     )
-    print(
-        json.dumps(
-            {
-                "speed_vs_tar": round(best["tar"][0] / best["build"][0], 3),
-                "cpu_vs_tar": round(best["tar"][1] / best["build"][1], 3),
-                "index_seconds_per_million": round(index_seconds, 2),
-                "index_mb": round(index_mb, 1),
-            }
-        )
-    )
+    result = {
+        "speed_vs_tar": round(best["tar"].wall / best["build"].wall, 3),
+        "cpu_vs_tar": round(best["tar"].cpu / best["build"].cpu, 3),
+        "index_seconds_per_million": round(index.seconds_per_million, 2),
+        "index_mb": round(index.megabytes, 1),
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ bytes and ranged requests of a clip. Prints a table, and one JSON object as the 
 
 import io
 import json
+import math
 import random
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -21,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from shards.format.rle import encode_mask
 from shards.format.schema import dump_json
 from shards.format.shard_set import ShardSet
+from shards.format.tar import BLOCK_BYTES
 from shards.storage.storage import Span, coalesce
 from shards.stream.sampling import ClipSampling, clip_frames
 
@@ -58,7 +61,9 @@ def drawn_video(seed: int, *, frames: int = 30, height: int = 720, width: int = 
     smooth = Image.fromarray(texture).resize((2 * width, height), Image.Resampling.BICUBIC)
     smooth = smooth.filter(ImageFilter.GaussianBlur(2))
     angles = np.linspace(0, 2 * np.pi, 400, endpoint=False)
-    images, masks, together = [], [], {}
+    images = []
+    masks = []
+    all_masks = {}
     for number in range(frames):
         file = io.BytesIO()
         smooth.crop((8 * number, 0, 8 * number + width, height)).save(file, "JPEG", quality=90)
@@ -72,82 +77,118 @@ def drawn_video(seed: int, *, frames: int = 30, height: int = 720, width: int = 
             ImageDraw.Draw(canvas).polygon(np.stack([across, down], 1).ravel().tolist(), fill=1)
             counts[name] = encode_mask(np.array(canvas)).counts.decode()
         masks.append(len(dump_json(counts)))
-        together[f"{number:05d}"] = counts
-    return Sizes(1200, images, masks, len(dump_json(together)))
+        all_masks[f"{number:05d}"] = counts
+    return Sizes(head=1200, images=images, masks=masks, all_masks=len(dump_json(all_masks)))
 
 
 def stored_videos(url: str) -> list[Sizes]:
     """Sizes of the videos of a set with masks on every frame and more frames than a clip."""
-    return [
-        Sizes(row.head.size, row.images[1].tolist(), row.masks[1].tolist(), int(row.masks[1].sum()))
-        for row in ShardSet.open(url).videos
-        if row.annotated.all() and len(row.frame_names) > NUM_FRAMES
-    ]
+    videos = []
+    for row in ShardSet.open(url).videos:
+        if row.annotated.all() and len(row.frame_names) > NUM_FRAMES:
+            image_bytes = row.images[1]
+            mask_bytes = row.masks[1]
+            all_masks = int(mask_bytes.sum())
+            videos.append(
+                Sizes(row.head.size, image_bytes.tolist(), mask_bytes.tolist(), all_masks)
+            )
+    return videos
 
 
-def lay_out(sizes: Sequence[int]) -> tuple[list[Span], int]:
+class Layout(NamedTuple):
+    """Spans of a clip's members, and the bytes of the whole video."""
+
+    spans: list[Span]
+    total: int
+
+
+LayOut = Callable[[Sizes, Sequence[int]], Layout]
+
+
+def lay_out(sizes: Sequence[int]) -> Layout:
     """Where a tar puts members of these sizes, and how long it is: a header and padding each."""
-    spans, at = [], 0
+    spans = []
+    offset = 0
     for size in sizes:
-        spans.append(Span(at + 512, size, 0))
-        at += 512 + -(-size // 512) * 512
-    return spans, at
+        offset += BLOCK_BYTES
+        spans.append(Span(offset, size, 0))
+        offset += math.ceil(size / BLOCK_BYTES) * BLOCK_BYTES
+    return Layout(spans, offset)
 
 
-def beside(video: Sizes, frames: Sequence[int]) -> tuple[list[Span], int]:
-    """Spans of a clip if each frame's masks lie behind it, and the bytes of the video."""
-    pairs = [size for pair in zip(video.images, video.masks, strict=True) for size in pair]
-    spans, total = lay_out([video.head, *pairs])
-    return [spans[1 + 2 * frame + part] for frame in set(frames) for part in (0, 1)], total
+def beside(video: Sizes, frames: Sequence[int]) -> Layout:
+    """A clip if each frame's masks lie behind it."""
+    sizes = [video.head]
+    for image, masks in zip(video.images, video.masks, strict=True):
+        sizes += [image, masks]
+    tar = lay_out(sizes)
+    spans = []
+    for frame in set(frames):
+        spans += tar.spans[1 + 2 * frame : 3 + 2 * frame]
+    return Layout(spans, tar.total)
 
 
-def one_member(video: Sizes, frames: Sequence[int]) -> tuple[list[Span], int]:
-    """Spans of a clip if all masks lie behind the head, and the bytes of the video."""
-    spans, total = lay_out([video.head, video.all_masks, *video.images])
-    return [spans[1], *(spans[2 + frame] for frame in set(frames))], total
+def one_member(video: Sizes, frames: Sequence[int]) -> Layout:
+    """A clip if all masks lie behind the head."""
+    tar = lay_out([video.head, video.all_masks, *video.images])
+    masks = tar.spans[1]
+    images = [tar.spans[2 + frame] for frame in set(frames)]
+    return Layout([masks, *images], tar.total)
 
 
-Layout = Callable[[Sizes, Sequence[int]], tuple[list[Span], int]]
+def cost(videos: Sequence[Sizes], layout: LayOut, gap: float) -> dict[str, float]:
+    """Mean share of a video's bytes, and mean requests, of a clip.
 
-
-def cost(videos: Sequence[Sizes], layout: Layout, gap: float) -> dict[str, float]:
-    """Mean share of a video's bytes, and mean requests, of a clip."""
-    draws, shares, requests = Draws(0), [], []
+    Args:
+        videos: sizes to draw clips from.
+        layout: how the masks lie.
+        gap: largest hole within a request, in bytes from 1024 on, below it in mean frames.
+    """
+    draws = Draws(0)
+    sampling = ClipSampling.youtube_vos()
+    shares = []
+    requests = []
     for video in videos:
         length = len(video.images)
-        bytes_apart = int(gap if gap >= 1024 else gap * np.mean(video.images))
+        gap_bytes = int(gap if gap >= 1024 else gap * np.mean(video.images))
         for _ in range(CLIPS_A_VIDEO):
             anchor = draws.integer(0, length - 1)
-            frames = clip_frames(ClipSampling.youtube_vos(), length, anchor, NUM_FRAMES, draws)
+            frames = clip_frames(sampling, length, anchor, NUM_FRAMES, draws)
             spans, total = layout(video, frames)
-            starts, ends, _ = coalesce(spans, bytes_apart)
+            starts, ends, _ = coalesce(spans, gap_bytes)
             shares.append((sum(ends) - sum(starts)) / total)
             requests.append(len(starts))
-    share, count = float(np.mean(shares)), float(np.mean(requests))
-    return {"bytes_ratio": round(share, 4), "requests_per_clip": round(count, 2)}
+    return {
+        "bytes_ratio": round(float(np.mean(shares)), 4),
+        "requests_per_clip": round(float(np.mean(requests)), 2),
+    }
 
 
 def main() -> None:
     """Measure and print."""
-    began = time.perf_counter()
-    urls = sys.argv[1:]
-    videos = [it for url in urls for it in stored_videos(url)]
-    videos = videos or [drawn_video(seed) for seed in range(2)]
-    frame = np.mean([size for video in videos for size in video.images])
-    mask = np.mean([size for video in videos for size in video.masks])
-    print(f"{len(videos)} videos, a frame {frame:,.0f} bytes, its masks {mask:,.0f}")
+    start = time.perf_counter()
+    videos = []
+    for url in sys.argv[1:]:
+        videos += stored_videos(url)
+    if not videos:
+        videos = [drawn_video(seed) for seed in range(2)]
+    frame_bytes = float(np.mean([size for video in videos for size in video.images]))
+    mask_bytes = float(np.mean([size for video in videos for size in video.masks]))
+    print(f"{len(videos)} videos, a frame {frame_bytes:,.0f} bytes, its masks {mask_bytes:,.0f}")
     print("masks        gap       bytes of the video  requests a clip")
-    result: dict[str, dict[str, float]] = {}
-    for name, layout in {"beside": beside, "one member": one_member}.items():
-        for gap, size in GAPS.items():
-            found = cost(videos, layout, size)
-            result[f"{name}, gap {gap}"] = found
+    mask_share = mask_bytes / (mask_bytes + frame_bytes)
+    result: dict[str, float | dict[str, float]] = {"mask_share": round(mask_share, 4)}
+    layouts: dict[str, LayOut] = {"beside": beside, "one member": one_member}
+    for name, layout in layouts.items():
+        for gap_name, gap in GAPS.items():
+            row = cost(videos, layout, gap)
+            result[f"{name}, gap {gap_name}"] = row
             print(
-                f"{name:<11}  {gap:<8}  {found['bytes_ratio']:>18.3f}  "
-                f"{found['requests_per_clip']:>15.2f}"
+                f"{name:<11}  {gap_name:<8}  {row['bytes_ratio']:>18.3f}  "
+                f"{row['requests_per_clip']:>15.2f}"
             )
-    print(f"({time.perf_counter() - began:.0f} s)")
-    print(json.dumps({"mask_share": round(float(mask / (mask + frame)), 4), **result}))
+    print(f"({time.perf_counter() - start:.0f} s)")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
