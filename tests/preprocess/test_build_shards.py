@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocess.build_shards import DATASETS, main
+from preprocess.build_shards import DATASETS, Build, build, main, open_set
+from shards.errors import ShardError
+from shards.format.schema import Json
 from shards.format.shard_set import ShardSet
 from tests.preprocess.conftest import check_round_trip, digest, jpeg, write
 
@@ -153,7 +155,21 @@ def test_an_unknown_source_is_answered_with_the_known_ones(
     with pytest.raises(SystemExit) as raised:
         run(monkeypatch, "davis", "--root", "x", "--out", "y")
     assert raised.value.code == 2
-    assert "ref-davis17" in capsys.readouterr().err
+    answer = capsys.readouterr().err
+    assert all(name in answer for name in DATASETS)
+
+
+def test_an_unknown_source_of_a_program_or_a_manifest_is_answered_with_the_known_ones(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match=r"no data set 'davis': give synthetic, ref-davis17, "):
+        build(Build("davis", tmp_path, "out"))
+    settings: dict[str, Json] = {"source": "davis", "set": "val"}
+    with pytest.raises(ShardError, match=r"'davis' 'val', .* known are synthetic, ref-davis17, "):
+        open_set(settings, tmp_path)
+    settings = {"source": "mevis", "set": "valid", "quality": "best"}
+    with pytest.raises(ShardError, match=r"quality 'best', which is no number"):
+        open_set(settings, tmp_path)
 
 
 def test_synthetic_files_of_other_settings_are_kept(
