@@ -52,6 +52,33 @@ def test_checkpoints_hold_no_position_tables() -> None:
     assert not any("position_index" in name for name in names)
 
 
+def test_every_attention_of_the_built_network_is_fused() -> None:
+    network = VideoSwin(SMALL_SWIN)
+    attentions = [
+        module for module in network.modules() if isinstance(module, ShiftedWindowAttention3d)
+    ]
+    assert len(attentions) == sum(SMALL_SWIN.depths)
+    assert all(type(attention) is WindowAttention for attention in attentions)
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 9])
+def test_the_built_network_answers_as_with_torchvisions_attention(
+    num_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = VideoSwin(SMALL_SWIN).eval()
+    for module in network.modules():
+        if isinstance(module, WindowAttention):
+            nn.init.normal_(module.relative_position_bias_table)
+    frames = random_input(2, num_frames, 3, 72, 100)
+    stages = network(frames)
+    monkeypatch.setattr(WindowAttention, "forward", ShiftedWindowAttention3d.forward)
+    reference_stages = network(frames)
+    assert len(stages) == 4
+    for stage, reference_stage in zip(stages, reference_stages, strict=True):
+        torch.testing.assert_close(stage, reference_stage, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(2, 3, 9, 16), (1, 10, 7, 15), (2, 9, 5, 3), (1, 17, 14, 14)])
 @pytest.mark.parametrize("shifted", [True, False])
 def test_fused_attention_is_torchvisions(size: tuple[int, ...], shifted: bool) -> None:
