@@ -56,8 +56,8 @@ class SgMg(
         """Build the network with fresh weights.
 
         Args:
-            config: Sizes and parts.
-            tokenizer: Of the text model; by default the one `config.text_model` names.
+            config: Sizes and parts of the network.
+            tokenizer: Tokenizer of the text model; by default that of `config.text_model`.
             pretrained: Start the backbone from its published image or video weights.
 
         Raises:

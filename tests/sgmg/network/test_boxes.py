@@ -21,6 +21,7 @@ def test_an_absent_object_gives_finite_gradients() -> None:
     giou = overlaps(to_xyxy(box), to_xyxy(torch.zeros(1, 4)))[1]
     giou.sum().backward()
     assert giou.item() < 0
+    assert box.grad is not None
     assert torch.isfinite(box.grad).all()
 
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import einops
 import pytest
@@ -9,9 +11,10 @@ import torch
 from torch import Tensor
 from torch._dynamo import trace_rules
 
-from sgmg import best_query
+from sgmg import SgMg, best_query
 from sgmg.network.backbones.swin_parts import SIZES, SwinSize
 from sgmg.network.heads import Perceptron
+from sgmg.network.outputs import QueryOutput, Select
 from sgmg.network.tokenizer import Tokens
 from sgmg.training.matcher import Matcher
 from sgmg.training.targets import Targets
@@ -35,16 +38,18 @@ ROBERTA = {
     "attention_probs_dropout_prob": 0.0,
 }
 
+Forward = Callable[[Tensor, Tensor, Tokens, Select], list[tuple[Tensor, Tensor, Tensor]]]
+
 
 @pytest.fixture(autouse=True)
-def _fresh_compiler():
+def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
 
 
 @pytest.fixture
-def _einops_as_nodes():
+def _einops_as_nodes() -> Iterator[None]:
     """Not traced into, which is two thirds of the work: the training graph has that."""
     operations = (einops.rearrange, einops.reduce, einops.repeat)
     for operation in operations:
@@ -59,10 +64,12 @@ def hold_same(actual: Tensor, expected: Tensor, name: str = "", tolerance: float
     assert deviation <= tolerance, f"{name}: {deviation:.1e}"
 
 
-def eager_and_compiled(model, **settings):
+def eager_and_compiled(model: SgMg, **settings: Any) -> tuple[Forward, Forward]:
     """The forward of tokens as it is, and whole: `fullgraph` makes any break an error."""
 
-    def forward(frames, padding, tokens, select):
+    def forward(
+        frames: Tensor, padding: Tensor, tokens: Tokens, select: Select
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
         output = model(frames, padding, tokens, select)
         return [(x.mask_logits, x.queries.class_logits, x.query_index) for x in output.layers]
 
@@ -70,7 +77,7 @@ def eager_and_compiled(model, **settings):
 
 
 @torch.no_grad()
-def evaluate_both_ways(model, tokens: Tokens, **settings) -> None:
+def evaluate_both_ways(model: SgMg, tokens: Tokens, **settings: Any) -> None:
     frames, padding = clips(1, 1)
     eager, whole = eager_and_compiled(model.eval(), **settings)
     ((expected, expected_scores, expected_index),) = eager(frames, padding, tokens, best_query)
@@ -81,7 +88,7 @@ def evaluate_both_ways(model, tokens: Tokens, **settings) -> None:
 
 
 def train_both_ways(
-    model, tokens: Tokens, tolerance: float = 1e-5, num_noisy: int = 0, **settings
+    model: SgMg, tokens: Tokens, tolerance: float = 1e-5, num_noisy: int = 0, **settings: Any
 ) -> None:
     """The matcher chooses, as in training; every gradient is compared.
 
@@ -98,16 +105,17 @@ def train_both_ways(
     )
     matcher = Matcher()
 
-    def select(queries):
+    def select(queries: QueryOutput) -> Tensor:
         return matcher(queries, targets)
 
-    def gradients(forward, frames):
+    def gradients(forward: Forward, frames: Tensor) -> dict[str, Tensor]:
         model.zero_grad()
         layers = forward(frames, padding, tokens, select)
-        sum(m.square().mean() + s.square().mean() for m, s, _ in layers).backward()
+        losses = [masks.square().mean() + scores.square().mean() for masks, scores, _ in layers]
+        torch.stack(losses).sum().backward()
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
-    def distance(expected):
+    def distance(expected: dict[str, Tensor]) -> float:
         deviations = [
             (actual[name] - gradient).abs().max() / gradient.abs().max().clamp(1)
             for name, gradient in expected.items()
@@ -125,19 +133,19 @@ def train_both_ways(
 
 
 @pytest.mark.usefixtures("_einops_as_nodes")
-def test_evaluation_is_one_graph():
+def test_evaluation_is_one_graph() -> None:
     model = tiny_model(decoder_layers=1)
     evaluate_both_ways(model, model.tokenize(EXPRESSIONS[:1]), backend="eager")
 
 
-def test_training_with_the_matcher_is_one_graph():
+def test_training_with_the_matcher_is_one_graph() -> None:
     model = tiny_model(decoder_layers=1, dropout=0.0)
     train_both_ways(model, model.tokenize(EXPRESSIONS[:2]), backend="eager")
 
 
 @long
 @pytest.mark.parametrize("backbone", ["video_swin_t", "swin_t", "resnet50"])
-def test_published_parts_are_one_graph(backbone, monkeypatch):
+def test_published_parts_are_one_graph(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
     sizes = {"decoder_layers": 1, "dropout": 0.0, "drop_path": 0.0}
     model = tiny_model(backbone=backbone, text_config=ROBERTA, **sizes)
@@ -148,14 +156,14 @@ def test_published_parts_are_one_graph(backbone, monkeypatch):
 
 
 @long
-def test_gradients_of_the_traced_backward_are_the_same():
+def test_gradients_of_the_traced_backward_are_the_same() -> None:
     model = tiny_model(dropout=0.0)
     train_both_ways(model, model.tokenize(EXPRESSIONS[:2]), backend="aot_eager")
 
 
 @long
 @needs_compiler
-def test_inductor_gives_the_same_numbers():
+def test_inductor_gives_the_same_numbers() -> None:
     part = Perceptron(8, 16, 4)
     x = torch.randn(3, 8)
     hold_same(torch.compile(part, fullgraph=True)(x), part(x))
@@ -163,14 +171,14 @@ def test_inductor_gives_the_same_numbers():
 
 @long
 @needs_compiler
-def test_evaluation_through_inductor_gives_the_same_numbers():
+def test_evaluation_through_inductor_gives_the_same_numbers() -> None:
     model = tiny_model(decoder_layers=1, dropout=0.0)
     evaluate_both_ways(model, model.tokenize(EXPRESSIONS[:1]), backend="inductor")
 
 
 @long
 @needs_compiler
-def test_training_through_inductor_gives_the_same_numbers():
+def test_training_through_inductor_gives_the_same_numbers() -> None:
     model = tiny_model(decoder_layers=1, dropout=0.0)
     tokens = model.tokenize(EXPRESSIONS[:2])
     train_both_ways(model, tokens, 1e-4, num_noisy=8, backend="inductor")

@@ -1,8 +1,9 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sgmg.network.deformable_attention import (
     DeformableAttention,
@@ -16,8 +17,12 @@ from sgmg.network.heads import box_head
 SHAPES = ((9, 12), (5, 6), (3, 3))
 CELLS = sum(h * w for h, w in SHAPES)
 
+SampleFunction = Callable[..., Tensor]
 
-def points(seed=0, queries=7, heads=4, k=2):
+
+def points(
+    seed: int = 0, queries: int = 7, heads: int = 4, k: int = 2
+) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     values = torch.randn(2, heads, 8, CELLS, generator=g)
     locations = torch.rand(2, queries, heads, len(SHAPES), k, 2, generator=g) * 2 - 0.5
@@ -25,7 +30,7 @@ def points(seed=0, queries=7, heads=4, k=2):
     return values, locations, weights
 
 
-def by_hand(values, locations, weights):
+def by_hand(values: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """Bilinear reading, one point at a time."""
     n, s, m, levels, k, _ = locations.shape
     out = torch.zeros(n, s, m, values.shape[2])
@@ -45,20 +50,20 @@ def by_hand(values, locations, weights):
 
 
 @pytest.mark.parametrize("sample_function", [sample_by_grid, sample_by_bag, sample])
-def test_sampling_is_bilinear_with_zeros_outside(sample_function):
+def test_sampling_is_bilinear_with_zeros_outside(sample_function: SampleFunction) -> None:
     values, locations, weights = points(queries=3)
     actual = sample_function(values, SHAPES, locations, weights)
     assert torch.allclose(actual, by_hand(values, locations, weights), atol=1e-5)
 
 
-def test_sampling_far_outside_is_zero():
+def test_sampling_far_outside_is_zero() -> None:
     values, locations, weights = points()
     for shift in (-3.0, 3.0, 1e6):
         for sample_function in (sample_by_grid, sample_by_bag):
             assert sample_function(values, SHAPES, locations * 0 + shift, weights).abs().max() == 0
 
 
-def test_both_ways_agree_in_gradients_too():
+def test_both_ways_agree_in_gradients_too() -> None:
     gradients = []
     for sample_function in (sample_by_grid, sample_by_bag):
         inputs = [x.requires_grad_() for x in points()]
@@ -68,7 +73,7 @@ def test_both_ways_agree_in_gradients_too():
         assert torch.allclose(a, b, atol=1e-3, rtol=1e-4)
 
 
-def test_start_is_a_ring_of_equal_points():
+def test_start_is_a_ring_of_equal_points() -> None:
     attention = DeformableAttention(32, heads=4, levels=3, points=2)
     query = torch.randn(1, 5, 32)
     locations, weights = attention.sample_points(query, torch.full((1, 5, 3, 2), 0.5), SHAPES)
@@ -80,7 +85,7 @@ def test_start_is_a_ring_of_equal_points():
     assert torch.allclose(away[1, 0], torch.tensor([0.0, 1.0]), atol=1e-5)
 
 
-def test_points_stay_float32_under_autocast():
+def test_points_stay_float32_under_autocast() -> None:
     attention = DeformableAttention(32, heads=4, levels=3, points=2)
     nn.init.normal_(attention.attention_weights.weight)
     arguments = (torch.randn(2, 5, 32), torch.rand(2, 5, 3, 2), torch.randn(2, CELLS, 32))
@@ -94,7 +99,7 @@ def test_points_stay_float32_under_autocast():
     assert torch.allclose(rough.float(), exact, atol=0.05)
 
 
-def test_padded_cells_count_as_zero():
+def test_padded_cells_count_as_zero() -> None:
     attention = DeformableAttention(32, heads=4, levels=3, points=2)
     query, references = torch.randn(1, 5, 32), torch.rand(1, 5, 3, 2)
     padding = torch.zeros(1, CELLS, dtype=torch.bool)
@@ -105,7 +110,7 @@ def test_padded_cells_count_as_zero():
     assert torch.equal(a, b)
 
 
-def test_reference_grid_is_cell_centres_in_the_unpadded_part():
+def test_reference_grid_is_cell_centres_in_the_unpadded_part() -> None:
     ratios = torch.tensor([[[1.0, 1.0]] * 3, [[0.5, 1.0]] * 3])
     grid = reference_grid(SHAPES, ratios)
     assert grid.shape == (2, CELLS, 3, 2)
@@ -115,7 +120,7 @@ def test_reference_grid_is_cell_centres_in_the_unpadded_part():
     assert torch.allclose(grid[1], grid[0])
 
 
-def transformer():
+def transformer() -> DeformableTransformer:
     torch.manual_seed(0)
     return DeformableTransformer(
         32,
@@ -129,7 +134,7 @@ def transformer():
     ).eval()
 
 
-def levels(clips=2, frames=3):
+def levels(clips: int = 2, frames: int = 3) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     maps = [torch.randn(clips, frames, 32, h, w) for h, w in SHAPES]
     positions = [torch.randn(clips, 32, h, w) for h, w in SHAPES]
     padding = [torch.zeros(clips, h, w, dtype=torch.bool) for h, w in SHAPES]
@@ -138,7 +143,7 @@ def levels(clips=2, frames=3):
     return maps, positions, padding
 
 
-def test_encoding_a_few_frames_at_a_time_changes_nothing(monkeypatch):
+def test_encoding_a_few_frames_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     module, arguments = transformer(), levels()
     whole = module.encode(*arguments)
     monkeypatch.setattr("sgmg.network.deformable_transformer.TOKENS_AT_ONCE", {"cpu": 2 * CELLS})
@@ -149,7 +154,7 @@ def test_encoding_a_few_frames_at_a_time_changes_nothing(monkeypatch):
     assert [tuple(m.shape) for m in split.maps()] == [(6, 32, h, w) for h, w in SHAPES]
 
 
-def test_boxes_are_refined_and_send_no_gradient_back():
+def test_boxes_are_refined_and_send_no_gradient_back() -> None:
     module = transformer()
     heads = [box_head(32, first=i == 0) for i in range(2)]
     queries = torch.randn(4, 32)

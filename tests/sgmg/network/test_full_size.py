@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from sgmg import SgMg, SgMgConfig
 from sgmg.network.backbones.swin_parts import SIZES, SwinSize
+from sgmg.network.outputs import QueryOutput
 from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.optim import make_schedule, parameter_groups
 from sgmg.training.targets import Targets
@@ -23,7 +25,7 @@ ROBERTA_BASE = {
 }
 
 
-def test_a_training_step_at_the_published_size():
+def test_a_training_step_at_the_published_size() -> None:
     torch.manual_seed(0)
     config = SgMgConfig(
         backbone="video_swin_t", text_config=ROBERTA_BASE, freeze_text=True, drop_path=0.0
@@ -60,7 +62,7 @@ LONG = "SGMG_LONG" in os.environ
 
 @torch.inference_mode()
 @pytest.mark.parametrize("frames", [1, 65, 127, 200] if LONG else [1, 65])
-def test_video_swin_takes_clips_of_any_length(frames, monkeypatch):
+def test_video_swin_takes_clips_of_any_length(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With SGMG_LONG=1 of the published width. The published attention refuses 65 to 127 frames."""
     if not LONG:
         monkeypatch.setitem(SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
@@ -68,7 +70,7 @@ def test_video_swin_takes_clips_of_any_length(frames, monkeypatch):
     clip = torch.randn(1, frames, 3, 129, 129, generator=torch.Generator().manual_seed(0))
     padding, tokens = torch.zeros(1, 129, 129, dtype=torch.bool), model.tokenize(["a dog"])
 
-    def first(queries):
+    def first(queries: QueryOutput) -> Tensor:
         return torch.zeros(1, dtype=torch.long)
 
     visual = model.encode_video(clip, padding)

@@ -1,10 +1,11 @@
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from sgmg.network.mask_optimizer import MaskOptimizer
 
 
-def published_form(module, x, quarter, eighth):
+def published_form(module: MaskOptimizer, x: Tensor, quarter: Tensor, eighth: Tensor) -> Tensor:
     """Each first convolution over mask and feature channels side by side."""
     for feature, first, second in (
         (eighth, module.conv1_1div8, module.conv2_1div8),
@@ -15,7 +16,7 @@ def published_form(module, x, quarter, eighth):
     return x
 
 
-def test_splitting_the_convolution_changes_nothing():
+def test_splitting_the_convolution_changes_nothing() -> None:
     torch.manual_seed(0)
     module = MaskOptimizer(16, quarter=6, eighth=10)
     x = torch.randn(2, 16, 9, 13)
@@ -26,10 +27,13 @@ def test_splitting_the_convolution_changes_nothing():
     assert torch.equal(x, before)
 
 
-def test_features_reach_the_mask_and_get_gradients():
+def test_features_reach_the_mask_and_get_gradients() -> None:
     torch.manual_seed(0)
     module = MaskOptimizer(16, quarter=6, eighth=10)
-    features = [torch.randn(1, c, h, h, requires_grad=True) for c, h in ((6, 8), (10, 4))]
-    module(torch.randn(1, 16, 4, 4), module.prepare(*features)).square().sum().backward()
-    assert all(f.grad.abs().sum() > 0 for f in features)
-    assert all(p.grad.abs().sum() > 0 for p in module.parameters())
+    quarter = torch.randn(1, 6, 8, 8, requires_grad=True)
+    eighth = torch.randn(1, 10, 4, 4, requires_grad=True)
+    refined = module(torch.randn(1, 16, 4, 4), module.prepare(quarter, eighth))
+    refined.square().sum().backward()
+    for tensor in (quarter, eighth, *module.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.abs().sum() > 0

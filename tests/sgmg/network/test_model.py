@@ -1,14 +1,16 @@
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sgmg import SgMg, SgMgConfig, best_query, every_query
 from sgmg.network.outputs import QueryOutput
 from tests.sgmg.tiny import EXPRESSIONS, clips, tiny_config, tiny_model
 
 
-def close(a, b, tolerance=2e-6):
+def close(a: Tensor, b: Tensor, tolerance: float = 2e-6) -> bool:
     """Equal but for rounding, of the largest value.
 
     Matrix products of other shapes sum in another order: 5e-7 in the words, and as much of the
@@ -18,17 +20,17 @@ def close(a, b, tolerance=2e-6):
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> SgMg:
     return tiny_model()
 
 
-def first(queries: QueryOutput):
+def first(queries: QueryOutput) -> Tensor:
     return torch.zeros(len(queries.class_logits), dtype=torch.long)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(136, 160), (129, 131), (135, 150)])
-def test_shapes_follow_the_frames(model, size):
+def test_shapes_follow_the_frames(model: SgMg, size: tuple[int, int]) -> None:
     frames, padding = clips(2, 2, *size)
     output = model(frames, padding, EXPRESSIONS[:2], best_query)
     (layer,) = output.layers
@@ -42,7 +44,7 @@ def test_shapes_follow_the_frames(model, size):
 
 
 @torch.no_grad()
-def test_several_expressions_share_one_look_exactly(model):
+def test_several_expressions_share_one_look_exactly(model: SgMg) -> None:
     frames, padding = clips(2, 3)
     visual = model.encode_video(frames, padding)
     joint = model.segment(visual, model.tokenize(EXPRESSIONS), every_query, torch.tensor([1, 0, 1]))
@@ -55,7 +57,7 @@ def test_several_expressions_share_one_look_exactly(model):
 
 
 @torch.no_grad()
-def test_annotated_frame_is_that_frame_of_the_whole_clip(model):
+def test_annotated_frame_is_that_frame_of_the_whole_clip(model: SgMg) -> None:
     frames, padding = clips(2, 3)
     target_frame = torch.tensor([2, 0])
     whole = model(frames, padding, EXPRESSIONS[:2], every_query)
@@ -67,7 +69,7 @@ def test_annotated_frame_is_that_frame_of_the_whole_clip(model):
 
 
 @torch.no_grad()
-def test_padding_is_known_and_concerns_only_its_clip(model):
+def test_padding_is_known_and_concerns_only_its_clip(model: SgMg) -> None:
     frames, padding = clips(2, 1)
     output = model(frames, padding, EXPRESSIONS[:2], every_query)
     unmasked = model(frames, torch.zeros_like(padding), EXPRESSIONS[:2], every_query)
@@ -76,7 +78,7 @@ def test_padding_is_known_and_concerns_only_its_clip(model):
 
 
 @torch.no_grad()
-def test_selected_masks_are_those_of_the_queries_chosen(model):
+def test_selected_masks_are_those_of_the_queries_chosen(model: SgMg) -> None:
     frames, padding = clips(2, 2)
     complete = model(frames, padding, EXPRESSIONS[:2], every_query)
     selected = model(frames, padding, EXPRESSIONS[:2], lambda q: torch.tensor([2, 1]))
@@ -87,28 +89,33 @@ def test_selected_masks_are_those_of_the_queries_chosen(model):
     assert close(selected.layers[0].low_mask_logits[1], low[1, :, 1])
 
 
-def test_best_query_is_of_the_mean_score_not_of_the_mean_logit():
+def test_best_query_is_of_the_mean_score_not_of_the_mean_logit() -> None:
     logits = torch.tensor([[[9.0, 1.0], [-9.0, 1.0], [-9.0, 1.0]], [[4.0, 0.0]] * 3])
     queries = QueryOutput(logits, torch.zeros(2, 3, 2, 4), lambda: pytest.fail("drew masks"))
     assert best_query(queries).tolist() == [1, 0]
     assert every_query(queries).tolist() == [[0, 1], [0, 1]]
 
 
-def test_masks_of_all_queries_only_where_select_looks(model, monkeypatch):
-    drawn = []
-    draw = model.kernels.convolve
-    monkeypatch.setattr(
-        model.kernels, "convolve", lambda k, *a: drawn.append(k.shape[1]) or draw(k, *a)
-    )
+def test_masks_of_all_queries_only_where_select_looks(
+    model: SgMg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query_counts = []
+    convolve = model.kernels.convolve
+
+    def count_queries(kernels: Tensor, features: Tensor, centres_px: Tensor) -> Tensor:
+        query_counts.append(kernels.shape[1])
+        return convolve(kernels, features, centres_px)
+
+    monkeypatch.setattr(model.kernels, "convolve", count_queries)
     frames, padding = clips(1, 1)
     model(frames, padding, EXPRESSIONS[:1], best_query)
-    assert drawn == [1]  # the one selected, of the last layer
-    drawn.clear()
+    assert query_counts == [1]  # the one selected, of the last layer
+    query_counts.clear()
     model(frames, padding, EXPRESSIONS[:1], lambda q: first(q) + 0 * q.low_mask_logits.sum().long())
-    assert drawn == [3, 1]
+    assert query_counts == [3, 1]
 
 
-def test_training_gives_every_layer_and_reaches_every_parameter():
+def test_training_gives_every_layer_and_reaches_every_parameter() -> None:
     model = tiny_model(dropout=0.0).train()
     frames, padding = clips(2, 2)
     output = model(frames, padding, EXPRESSIONS[:2], first)
@@ -127,7 +134,7 @@ def test_training_gives_every_layer_and_reaches_every_parameter():
     assert not output.queries.low_mask_logits.requires_grad
 
 
-def test_frozen_text_trains_its_projections_only():
+def test_frozen_text_trains_its_projections_only() -> None:
     model = tiny_model(freeze_text=True)
     trained = {n for n, p in model.text_encoder.named_parameters() if p.requires_grad}
     assert trained
@@ -136,7 +143,7 @@ def test_frozen_text_trains_its_projections_only():
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [1, 2, 64, 65, 100, 127, 128, 200])
-def test_clips_of_any_length(model, frames):
+def test_clips_of_any_length(model: SgMg, frames: int) -> None:
     images, padding = clips(1, 1, 129, 129)
     images = images.expand(-1, frames, -1, -1, -1)
     output = model(images, padding, EXPRESSIONS[:1], best_query)
@@ -147,7 +154,9 @@ def test_clips_of_any_length(model, frames):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width", "fits"), [(129, 129, True), (128, 200, False)])
-def test_least_size_is_three_cells_at_stride_64(model, height, width, fits):
+def test_least_size_is_three_cells_at_stride_64(
+    model: SgMg, height: int, width: int, fits: bool
+) -> None:
     frames, padding = clips(1, 1, height, width)
     if fits:
         assert min(model.encode_video(frames, padding).levels[-1].shape[-2:]) == 3
@@ -156,18 +165,18 @@ def test_least_size_is_three_cells_at_stride_64(model, height, width, fits):
             model.encode_video(frames, padding)
 
 
-def test_first_guess_is_no_object():
+def test_first_guess_is_no_object() -> None:
     model = tiny_model()
     frames, padding = clips(1, 1)
     with torch.no_grad():
         for head in model.class_heads:
-            head.weight.zero_()
+            head.get_parameter("weight").zero_()
         score = model(frames, padding, EXPRESSIONS[:1], best_query).queries.class_logits.sigmoid()
     assert close(score, torch.full_like(score, 0.01))
 
 
 @torch.no_grad()
-def test_identity_start_passes_features_through():
+def test_identity_start_passes_features_through() -> None:
     frames, padding = clips(1, 1)
     changes = []
     for identity in (True, False):
@@ -189,7 +198,7 @@ def test_identity_start_passes_features_through():
     assert max(changes[0]) < 0.5 < min(changes[1])
 
 
-def test_parameter_count_of_the_published_size():
+def test_parameter_count_of_the_published_size() -> None:
     roberta = {
         "model_type": "roberta",
         "vocab_size": 50265,
@@ -210,7 +219,9 @@ def test_parameter_count_of_the_published_size():
         ((2, 1, 3, 136, 136), (2, 136, 136), 3, "3 expressions for 2 clips"),
     ],
 )
-def test_inputs_that_do_not_fit(model, frames, padding, words, message):
+def test_inputs_that_do_not_fit(
+    model: SgMg, frames: tuple[int, ...], padding: tuple[int, ...], words: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         model(
             torch.zeros(frames),
@@ -230,17 +241,17 @@ def test_inputs_that_do_not_fit(model, frames, padding, words, message):
         ({"mask_channels": 8}, "mask_channels=8"),
     ],
 )
-def test_settings_that_cannot_be_built(changed, message):
+def test_settings_that_cannot_be_built(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_config(**changed)
 
 
-def test_a_text_model_is_needed():
+def test_a_text_model_is_needed() -> None:
     with pytest.raises(ValueError, match="name a text_model"):
         SgMg(tiny_config(text_config=None))
 
 
-def test_settings_survive_a_dictionary():
+def test_settings_survive_a_dictionary() -> None:
     config = tiny_config()
     assert SgMgConfig.from_dict(asdict(config)) == config
     with pytest.raises(ValueError, match=r"unknown network settings.*hiden"):

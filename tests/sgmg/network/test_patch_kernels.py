@@ -5,12 +5,12 @@ import torch.nn.functional as F
 from sgmg.network.patch_kernels import PatchKernels, cell_centres_px
 
 
-def test_cells_are_eight_pixels_apart_x_first():
+def test_cells_are_eight_pixels_apart_x_first() -> None:
     centres = cell_centres_px(2, 3, torch.device("cpu"))
     assert centres.tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
 
 
-def test_each_query_convolves_its_frame_with_its_own_kernel():
+def test_each_query_convolves_its_frame_with_its_own_kernel() -> None:
     torch.manual_seed(0)
     module = PatchKernels(32, 16)
     kernels = module(torch.randn(2, 3, 32))
@@ -27,7 +27,7 @@ def test_each_query_convolves_its_frame_with_its_own_kernel():
             assert torch.allclose(patches[n, q], x[0], atol=1e-4)
 
 
-def test_masks_are_drawn_in_float32_under_autocast():
+def test_masks_are_drawn_in_float32_under_autocast() -> None:
     """Coordinates are in pixels: bfloat16 would round 600 to the next multiple of 4."""
     torch.manual_seed(0)
     module = PatchKernels(32, 16)
@@ -40,7 +40,7 @@ def test_masks_are_drawn_in_float32_under_autocast():
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_kernel_predictor_starts_with_zero_biases(layer):
+def test_kernel_predictor_starts_with_zero_biases(layer: int) -> None:
     linear = PatchKernels(32, 16).controller.matrices()[layer]
     bound = (6 / sum(linear.weight.shape)) ** 0.5
     assert linear.bias.abs().max() == 0

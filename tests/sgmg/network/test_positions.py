@@ -6,7 +6,7 @@ import torch
 from sgmg.network.positions import resize_padding, sine_position_1d, sine_position_2d
 
 
-def test_words_count_only_what_is_not_padding():
+def test_words_count_only_what_is_not_padding() -> None:
     padding = torch.tensor([[False, False, False], [False, False, True]])
     positions = sine_position_1d(padding, 8)
     assert positions.shape == (2, 3, 8)
@@ -17,7 +17,7 @@ def test_words_count_only_what_is_not_padding():
     torch.testing.assert_close(positions[0, 0, 6:], expected)
 
 
-def test_pixels_are_measured_in_the_unpadded_frame():
+def test_pixels_are_measured_in_the_unpadded_frame() -> None:
     padding = torch.ones(1, 6, 9, dtype=torch.bool)
     padding[:, :4, :6] = False
     inside = sine_position_2d(torch.zeros(1, 4, 6, dtype=torch.bool), 16)
@@ -29,7 +29,7 @@ def test_pixels_are_measured_in_the_unpadded_frame():
     assert inside[0, 8:, 0, 0].equal(inside[0, 8:, 3, 0])
 
 
-def test_padding_of_a_map_is_the_nearest_pixel():
+def test_padding_of_a_map_is_the_nearest_pixel() -> None:
     padding = torch.zeros(1, 8, 8, dtype=torch.bool)
     padding[:, 5:] = True
     assert resize_padding(padding, (4, 4))[0, :, 0].tolist() == [False, False, False, True]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import timm
 from torch import nn
@@ -20,7 +22,7 @@ def count_learning_norms(network: nn.Module) -> int:
 def test_timm_with_public_weights_freezes_batch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     create_model = timm.create_model
 
-    def create_without_download(name: str, *, pretrained: bool, **settings) -> nn.Module:
+    def create_without_download(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
         return create_model(name, pretrained=False, **settings)
 
     assert count_learning_norms(TimmNetwork("resnet18", pretrained=False)) > 0
