@@ -131,7 +131,8 @@ def test_inspection_groups_by_words_and_size() -> None:
 
 def test_a_report_is_four_files(tmp_path: Path) -> None:
     lines = write_report(tmp_path, [clip_score("the „big“ dog, left", j=0.5, control=0.25)])
-    (row,) = csv.DictReader((tmp_path / "expressions.csv").open(encoding="utf-8"))
+    with (tmp_path / "expressions.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
     assert row["text"] == "the „big“ dog, left"
     assert float(row["j"]) == 0.5
     summary = json.loads((tmp_path / "summary.json").read_text())

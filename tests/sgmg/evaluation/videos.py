@@ -53,7 +53,7 @@ class PlainVideo:
         truth = np.zeros((len(annotated), HEIGHT, WIDTH), bool)
         for union, masks in zip(truth, annotated, strict=True):
             for name in set(objects) & masks.keys():
-                union |= masks[name]
+                np.logical_or(union, masks[name], out=union)
         return truth
 
 
