@@ -69,6 +69,21 @@ def test_links_lead_to_files(path: Path) -> None:
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def test_architecture_lists_every_module_and_no_other() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w/]+\.py)` \|", text, re.MULTILINE))
+    packages = ("preprocess", "shards", "sgmg")
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for package in packages
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    modules |= {"train.py", "evaluate.py"}
+    assert not modules - listed, "add these modules to docs/architecture.md"
+    assert not listed - modules, "docs/architecture.md lists modules that do not exist"
+
+
 def test_architecture_gives_each_room_the_doors_that_are_tested() -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)/(\w+)` \| ([^|]*) \|", text, re.MULTILINE)
@@ -92,3 +107,18 @@ def test_citation_names_the_version_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {project['version']}\n" in citation
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "extending.md"])
+def test_names_in_the_guides_are_those_of_the_code(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    # The tables of names and the rules of taste quote names that must not exist.
+    text = text.split("## Names")[0]
+    named = set(re.findall(r"`([A-Za-z_]\w+)(?:\.\w+)*`", text))
+    constants_and_classes = {name for name in named if re.match(r"_?[A-Z]", name)}
+    assert len(constants_and_classes) > 8
+    programs = [*ROOT.glob("[!.]*/**/*.py"), *ROOT.glob("*.py")]
+    words = {
+        word for path in programs for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))
+    }
+    assert not constants_and_classes - words
