@@ -123,7 +123,8 @@ def summary_of(out: Path) -> dict[str, float]:
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((out / "expressions.csv").open()))
+    with (out / "expressions.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def test_clips(
@@ -140,7 +141,8 @@ def test_clips(
     table = (tmp_path / "table.md").read_text()
     assert "| kind side" in table
     assert "up to 4 words" in table
-    assert Image.open(tmp_path / "sheet.png").height > 500
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 500
     with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
         names = set(archive.namelist())
         mask = np.asarray(Image.open(archive.open("Annotations/video0/0/00005.png")))

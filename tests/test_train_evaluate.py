@@ -98,7 +98,8 @@ def test_a_run_leaves_losses_pictures_tracker_and_checkpoints(finetuned: Path) -
     assert all(np.isfinite(float(row["total"])) for row in rows)
     assert {"class", "box", "giou", "mask", "dice", "mask_low", "dice_0", "lr"} <= set(rows[0])
     assert sorted(path.name for path in finetuned.glob("step-*")) == ["step-000002", "step-000004"]
-    assert Image.open(finetuned / "pictures/step-000004.png").width > 200
+    with Image.open(finetuned / "pictures/step-000004.png") as picture:
+        assert picture.width > 200
     assert list((finetuned / "tracker").glob("events*"))
     scores = json.loads((finetuned / "step-000004/score.json").read_text())
     assert scores["score"] == scores["validation 0 J&F"]
@@ -148,7 +149,8 @@ def test_evaluation_writes_masks_scores_and_sheet(
     assert scores["J&F"] == pytest.approx(
         100 * np.mean([(float(row["j"]) + float(row["f"])) / 2 for row in rows])
     )
-    assert Image.open(tmp_path / "sheet.png").height > 100
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 100
     assert capsys.readouterr().out.splitlines()[-1].startswith("J&F ")
 
 

@@ -62,7 +62,8 @@ def test_images_become_images(predictor: Predictor, tmp_path: Path) -> None:
     Image.fromarray(grey_frame(4)).save(path)
     video = segment_video(predictor, open_frames(path), TWO_EXPRESSIONS, tmp_path / "out.mp4")
     assert video.overlay == tmp_path / "out.png"
-    assert Image.open(video.overlay).size == SIZE[::-1]
+    with Image.open(video.overlay) as overlay:
+        assert overlay.size == SIZE[::-1]
     assert np.shape(video.scores) == (1, 2)
 
 
