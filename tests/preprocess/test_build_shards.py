@@ -30,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = subprocess.run(
+    process = subprocess.run(
         [
             *(sys.executable, "preprocess/build_shards.py", "synthetic"),
             *("--root", tmp_path / "files", "--out", f"{tmp_path}/one/", *SMALL),
@@ -40,9 +40,9 @@ def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
         text=True,
         check=True,
     )
-    assert "synthetic train: 5 videos, 15 frames" in told.stdout
-    assert "synthetic-image val: 2 videos, 2 frames" in told.stdout
-    assert "5/5 videos" in told.stderr
+    assert "synthetic train: 5 videos, 15 frames" in process.stdout
+    assert "synthetic-image val: 2 videos, 2 frames" in process.stdout
+    assert "5/5 videos" in process.stderr
     run(
         monkeypatch,
         *("synthetic", "--root", tmp_path / "again", "--out", tmp_path / "other", *SMALL),
@@ -55,7 +55,7 @@ def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
     sets = {
         name: ShardSet.open(str(tmp_path / "one" / name)) for name in DATASETS["synthetic"].splits
     }
-    assert {name: len(it) for name, it in sets.items()} == {
+    assert {name: len(shard_set) for name, shard_set in sets.items()} == {
         "train": 5,
         "valid": 2,
         "image-train": 6,
@@ -65,7 +65,8 @@ def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
     for video in sets["train"].sequential():
         base = tmp_path / "files/refer_youtube_vos/train"
         check_round_trip(video, base / "JPEGImages" / video.key, base / "Annotations" / video.key)
-        assert {it.kind for it in video.expressions} <= {"appearance", "side", "motion"}
+        kinds = {expression.kind for expression in video.expressions}
+        assert kinds <= {"appearance", "side", "motion"}
     capsys.readouterr()
 
 
@@ -76,9 +77,10 @@ def test_genuine_davis_goes_through(
     build = ("ref-davis17", "--root", root, "--allow-partial", "--split", "train", "--out")
     run(monkeypatch, *build, tmp_path / "davis")
     (bear, tennis) = sorted(
-        ShardSet.open(str(tmp_path / "davis/train")).sequential(), key=lambda it: it.key
+        ShardSet.open(str(tmp_path / "davis/train")).sequential(), key=lambda video: video.key
     )
-    folders = [root / "DAVIS" / it / "480p" for it in ("JPEGImages", "Annotations_unsupervised")]
+    trees = ("JPEGImages", "Annotations_unsupervised")
+    folders = [root / "DAVIS" / tree / "480p" for tree in trees]
     for video in (bear, tennis):
         check_round_trip(video, *(folder / video.key for folder in folders))
     assert len(tennis.expressions) == 8

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for frame in range(4):
             image = jpeg(256, 320, 4 * video + frame)
             write(root / f"valid/JPEGImages/v{video}/{frame:05d}.jpg", image)
-        said = {"0": {"exp": f"number {video}"}}
-        listed[f"v{video}"] = {"expressions": said, "frames": [f"{it:05d}" for it in range(4)]}
+        expressions = {"0": {"exp": f"number {video}"}}
+        names = [f"{frame:05d}" for frame in range(4)]
+        listed[f"v{video}"] = {"expressions": expressions, "frames": names}
     write(root / "valid/meta_expressions.json", {"videos": listed})
     return root
 
 
-def options(root: Path, out: Path | str, **more: object) -> Build:
-    return Build("mevis", root, str(out), ("valid",), shard_mb=1, allow_partial=True, **more)  # type: ignore[arg-type]
+def options(root: Path, out: Path | str, **extra: object) -> Build:
+    return Build("mevis", root, str(out), ("valid",), shard_mb=1, allow_partial=True, **extra)  # type: ignore[arg-type]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -53,20 +55,20 @@ def files(folder: Path) -> dict[str, bytes]:
 def expected(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("expected")
     build(options(root, out))
-    made = files(out / "valid")
-    assert sum(name.endswith(".tar") for name in made) >= 4
-    return made
+    built = files(out / "valid")
+    assert sum(name.endswith(".tar") for name in built) >= 4
+    return built
 
 
-def command(root: Path, out: Path, *more: object) -> list[str]:
+def command(root: Path, out: Path, *extra: object) -> list[str]:
     line = [sys.executable, "preprocess/build_shards.py", "mevis", "--root", root, "--out", out]
-    line += ["--split", "valid", "--shard-mb", "1", "--allow-partial", *more]
+    line += ["--split", "valid", "--shard-mb", "1", "--allow-partial", *extra]
     return list(map(str, line))
 
 
-def run(line: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+def run(line: list[str], **extra: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload]
-        line, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300, **more
+        line, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300, **extra
     )
 
 
@@ -88,17 +90,17 @@ def test_ray_gives_the_same_bytes_and_the_same_errors(
     try:
         address = ray.get_runtime_context().gcs_address
         on_ray = ("--engine", "ray", "--address", address)
-        told = run(command(root, tmp_path / "out", *on_ray))
-        assert told.returncode == 0, told.stderr
-        assert "24/24 videos" in told.stderr
+        process = run(command(root, tmp_path / "out", *on_ray))
+        assert process.returncode == 0, process.stderr
+        assert "24/24 videos" in process.stderr
         assert files(tmp_path / "out/valid") == expected
         broken = Path(shutil.copytree(root, tmp_path / "broken"))
         (broken / "valid/JPEGImages/v3/00001.jpg").write_bytes(b"no picture")
-        told = run(command(broken, tmp_path / "bad", *on_ray))
-        assert told.returncode == 1
-        (last,) = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
+        process = run(command(broken, tmp_path / "bad", *on_ray))
+        assert process.returncode == 1
+        (last,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
         assert "v3/00001.jpg is no readable JPEG" in last
-        assert "Traceback" not in told.stderr
+        assert "Traceback" not in process.stderr
         assert not (tmp_path / "bad/valid" / MANIFEST).exists()
     finally:
         ray.shutdown()
@@ -128,7 +130,7 @@ def test_object_storage_gets_the_same_bytes_and_keeps_finished_shards(
     server.log.clear()
     build(options(root, "s3://bucket/sets"))
     assert {name.rpartition("/")[2]: data for name, data in server.objects.items()} == expected
-    puts = {name.rpartition("/")[2] for what, name, _ in server.log if what == "PUT"}
+    puts = {name.rpartition("/")[2] for method, name, _ in server.log if method == "PUT"}
     assert {name.partition("?")[0] for name in puts} == {
         *(lost.rpartition("/")[2], lost.rpartition("/")[2].replace(".tar", ".parquet"), MANIFEST)
     }
@@ -161,7 +163,7 @@ def test_killed_builds_end_in_the_same_bytes_and_keep_finished_shards(
     (many / "valid/JPEGImages").mkdir(parents=True)
     for video in range(240):  # 48 shards
         (many / f"valid/JPEGImages/w{video}").symlink_to(root / f"valid/JPEGImages/v{video % 24}")
-        names = [f"{it:05d}" for it in range(4)]
+        names = [f"{frame:05d}" for frame in range(4)]
         listed[f"w{video}"] = {"expressions": {"0": {"exp": "one"}}, "frames": names}
     write(many / "valid/meta_expressions.json", {"videos": listed})
     build(options(many, tmp_path / "whole"))
@@ -182,10 +184,10 @@ def test_killed_builds_end_in_the_same_bytes_and_keep_finished_shards(
         finished = {path: path.stat().st_ino for path in out.rglob("*.tar")}
         in_the_middle += 0 < len(finished) < 48
         assert all(path.read_bytes() == expected[path.name] for path in finished)
-        kept = {path for path in finished if path.with_suffix(".parquet").exists()}
+        finished_with_index = {path for path in finished if path.with_suffix(".parquet").exists()}
         build(options(many, out))
         assert files(out / "valid") == expected
-        assert all(path.stat().st_ino == finished[path] for path in kept)
+        assert all(path.stat().st_ino == finished[path] for path in finished_with_index)
         shutil.rmtree(out)
     sys.stderr.write(f"{in_the_middle} of {KILLS} kills came between two shards\n")
     assert in_the_middle, "no kill came between two shards: the test proves nothing"
@@ -204,25 +206,25 @@ def small_disk(folder: Path) -> bool:
     return subprocess.run(line, check=False, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("how", ["limit", "tmpfs"])
+@pytest.mark.parametrize("limited_by", ["limit", "tmpfs"])
 def test_a_full_disk_is_one_line_and_half_a_file_is_not_left(
-    root: Path, tmp_path: Path, expected: dict[str, bytes], how: str
+    root: Path, tmp_path: Path, expected: dict[str, bytes], limited_by: str
 ) -> None:
     out = tmp_path / "out"
-    if how == "tmpfs" and not small_disk(out):
+    if limited_by == "tmpfs" and not small_disk(out):
         pytest.skip("mounting a small disk needs root and CAP_SYS_ADMIN")
     try:
-        told = run(command(root, out), preexec_fn=limit_files if how == "limit" else None)
-        assert told.returncode == 1
-        (last,) = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
+        process = run(command(root, out), preexec_fn=limit_files if limited_by == "limit" else None)
+        assert process.returncode == 1
+        (last,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
         assert "make room" in last or "space left" in last
-        assert "Traceback" not in told.stderr
+        assert "Traceback" not in process.stderr
         assert not list(out.rglob("*.partial"))
         assert not list(out.rglob(MANIFEST))
         for path in out.rglob("*.tar"):
             assert path.read_bytes() == expected[path.name]
     finally:
-        if how == "tmpfs":
+        if limited_by == "tmpfs":
             subprocess.run(["umount", str(out)], check=True)
 
 
@@ -240,7 +242,7 @@ def cut_short(path: Path) -> None:
     ("harm", "why"), [(unreadable, "Is a directory"), (cut_short, "cut short")]
 )
 def test_a_bad_frame_in_the_middle_stops_or_is_skipped_and_listed(
-    root: Path, tmp_path: Path, harm, why: str, workers: int
+    root: Path, tmp_path: Path, harm: Callable[[Path], None], why: str, workers: int
 ) -> None:
     broken = Path(shutil.copytree(root, tmp_path / "broken"))
     harm(broken / "valid/JPEGImages/v7/00001.jpg")
@@ -250,7 +252,7 @@ def test_a_bad_frame_in_the_middle_stops_or_is_skipped_and_listed(
     assert not list(tmp_path.glob("out/*/.*.partial"))
     build(options(broken, tmp_path / "skip", workers=workers, on_error="skip"))
     manifest = ShardSet.open(str(tmp_path / "skip/valid")).manifest
-    assert [it.key for it in manifest.skipped] == ["v7"]
+    assert [skipped.key for skipped in manifest.skipped] == ["v7"]
     assert why in manifest.skipped[0].reason
     assert manifest.counts.videos == 23
 
@@ -264,9 +266,9 @@ def test_smaller_frames_and_another_quality_are_told_in_the_manifest(
 
     build(options(root, tmp_path / "small", max_side=160))
     small = ShardSet.open(str(tmp_path / "small/valid"))
-    told = small.manifest.settings
-    assert told["max_side"] == 160
-    assert str(told["encoder"]).startswith("JPEG quality 95 4:4:4, pillow ")
+    settings = small.manifest.settings
+    assert settings["max_side"] == 160
+    assert str(settings["encoder"]).startswith("JPEG quality 95 4:4:4, pillow ")
     video = small.video(0)
     assert (video.height, video.width) == (128, 160)
     with Image.open(BytesIO(video.frames[0].image)) as picture:

@@ -41,20 +41,23 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def mutate(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
     """Cut a file short, or alter it: a block of zeros or noise, a piece lost, flipped bytes."""
-    how = ("cut", "zeros", "noise", "lost", "flips", "empty")[int(rng.integers(6))]
-    changed, at = bytearray(data), int(rng.integers(max(1, len(data) * 3 // 4)))
+    damage = ("cut", "zeros", "noise", "lost", "flips", "empty")[int(rng.integers(6))]
+    changed = bytearray(data)
+    start = int(rng.integers(max(1, len(data) * 3 // 4)))
     length = int(rng.integers(16, 200))
-    if how in ("cut", "empty"):
-        return data[: at if how == "cut" else 0], how
-    if how == "lost":
-        del changed[at : at + length]
-    elif how == "flips":
-        for it in rng.integers(0, len(data), 8):
-            changed[it] ^= int(rng.integers(1, 256))
+    if damage == "empty":
+        return b"", damage
+    if damage == "cut":
+        return data[:start], damage
+    if damage == "lost":
+        del changed[start : start + length]
+    elif damage == "flips":
+        for position in rng.integers(0, len(data), 8):
+            changed[position] ^= int(rng.integers(1, 256))
     else:
-        block = bytes(length) if how == "zeros" else rng.bytes(length)
-        changed[at : at + length] = block
-    return bytes(changed), how
+        block = bytes(length) if damage == "zeros" else rng.bytes(length)
+        changed[start : start + length] = block
+    return bytes(changed), damage
 
 
 @pytest.mark.parametrize("number", range(MUTATIONS))
@@ -67,12 +70,15 @@ def test_a_damaged_file_is_an_error_or_a_listed_skip(
     root = Path(shutil.copytree(originals / source, tmp_path / "root"))
     paths = sorted(path for path in root.rglob(f"*{kind}") if path.is_file())
     path = paths[int(rng.integers(len(paths)))]
-    data, how = mutate(path.read_bytes(), rng)
+    data, damage = mutate(path.read_bytes(), rng)
     path.write_bytes(data)
     split, out = TREES[source][0], tmp_path / "out"
     leaks = kind == ".p"  # reads the lists of the other two
     settings = Build(
-        *(source, root, str(out), (split,)),
+        source,
+        root,
+        str(out),
+        (split,),
         on_error="skip",
         allow_partial=True,
         filter_leaks=leaks,
@@ -92,11 +98,11 @@ def test_a_damaged_file_is_an_error_or_a_listed_skip(
     else:
         shard_set = ShardSet.open(str(out / split))
         skipped = shard_set.manifest.skipped
-        assert all(path.stem in it.reason or it.key in it.reason for it in skipped)
+        assert all(path.stem in video.reason or video.key in video.reason for video in skipped)
         assert shards_main(["verify", str(out / split), "--full"]) == 0
         result = "skip" if skipped else "unseen"
         # what still reads as a whole file of its kind cannot be known to be wrong
-        assert skipped or how not in ("cut", "empty") or kind == ".txt", path
+        assert skipped or damage not in ("cut", "empty") or kind == ".txt", path
     with capsys.disabled():
         if "SGMG_MUTATIONS" in os.environ:
-            sys.stderr.write(f"\n{number} {kind} {how}: {result}")
+            sys.stderr.write(f"\n{number} {kind} {damage}: {result}")

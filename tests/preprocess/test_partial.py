@@ -76,13 +76,13 @@ def test_a_partial_set_says_so_and_a_complete_one_nothing(
     assert ShardSet.open(str(complete)).manifest.settings == settings
     # the entry decides no byte of tars and indexes, and is all that the manifests differ in
     for path in complete.iterdir():
-        other = (folder / path.name).read_bytes()
+        partial_bytes = (folder / path.name).read_bytes()
         if path.name == "manifest.json":
-            manifest = json.loads(other)
+            manifest = json.loads(partial_bytes)
             del manifest["settings"]["partial"]
             assert manifest == json.loads(path.read_bytes())
         else:
-            assert path.read_bytes() == other
+            assert path.read_bytes() == partial_bytes
 
 
 def test_a_set_of_earlier_builds_is_marked_when_it_is_built_again(

@@ -29,16 +29,16 @@ def check(videos: dict[str, Video], truth: Truth) -> None:
     assert videos.keys() == truth.keys()
     for key, expected in truth.items():
         video = videos[key]
-        assert [(it.text, it.objects) for it in video.expressions] == expected.said
+        assert [(row.text, row.objects) for row in video.expressions] == expected.expressions
         assert len(video.frames) == len(expected.images)
         for frame, image in zip(video.frames, expected.images, strict=True):
             assert image is None or frame.image == image
-        for found, masks in zip(decoded(video), expected.masks, strict=True):
-            if masks is None or found is None:
-                assert found is masks
+        for read_masks, masks in zip(decoded(video), expected.masks, strict=True):
+            if masks is None or read_masks is None:
+                assert read_masks is masks
                 continue
-            assert found.keys() == {name for name, mask in masks.items() if mask.any()}
-            for name, mask in found.items():
+            assert read_masks.keys() == {name for name, mask in masks.items() if mask.any()}
+            for name, mask in read_masks.items():
                 np.testing.assert_array_equal(mask, masks[name])
 
 
@@ -58,7 +58,7 @@ def test_what_is_in_the_files_is_in_the_shards(
     build(monkeypatch, source, "--root", root, "--split", split, "--out", out, "--allow-partial")
     shard_set = ShardSet.open(str(out / split))
     check({video.key: video for video in shard_set.sequential()}, truth)
-    check({row.key: shard_set.video(at) for at, row in enumerate(shard_set.videos)}, truth)
+    check({row.key: shard_set.video(video) for video, row in enumerate(shard_set.videos)}, truth)
     assert shards_main(["verify", str(out / split), "--full", "--root", str(root)]) == 0
 
 
@@ -85,5 +85,5 @@ def test_verify_names_what_differs_from_the_source(
 
 
 def test_the_readers_are_registered_where_verify_looks_for_them() -> None:
-    (found,) = entry_points(group="shards.readers")
-    assert found.load() is open_set
+    (reader,) = entry_points(group="shards.readers")
+    assert reader.load() is open_set

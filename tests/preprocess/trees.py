@@ -27,7 +27,7 @@ class Expected:
 
     images: list[bytes | None] = field(default_factory=list)
     masks: list[Masks | None] = field(default_factory=list)
-    said: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    expressions: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
 
 Truth = dict[str, Expected]
@@ -39,14 +39,14 @@ def blobs(rng: np.random.Generator, size: tuple[int, int], numbers: list[int]) -
     labels = np.zeros(size, np.uint8)
     for number in numbers:
         if rng.random() < 0.8:
-            top, left = (int(rng.integers(0, it - 4)) for it in size)
+            top, left = (int(rng.integers(0, side - 4)) for side in size)
             labels[top : top + int(rng.integers(3, 20)), left : left + 17] = number
             labels[rng.random(size) < 0.02] = number
     return labels
 
 
 def masks_of_labels(labels: np.ndarray) -> Masks:
-    return {str(it): labels == it for it in np.unique(labels).tolist() if it}
+    return {str(value): labels == value for value in np.unique(labels).tolist() if value}
 
 
 def compressed(mask: np.ndarray) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def ref_youtube_vos(root: Path, rng: np.random.Generator) -> Truth:
                 write(root / f"train/Annotations/{video}/{name}.png", labels)
             expected.images.append(image)
             expected.masks.append(masks_of_labels(labels) if annotated else None)
-        expected.said = [("the dog, running", ("1",)), ("caf\u00e9 left", ("2",))]
-        rows = {str(n): {"exp": t, "obj_id": o[0]} for n, (t, o) in enumerate(expected.said)}
+        expected.expressions = [("the dog, running", ("1",)), ("caf\u00e9 left", ("2",))]
+        rows = {str(n): {"exp": t, "obj_id": o[0]} for n, (t, o) in enumerate(expected.expressions)}
         listed[video] = {"expressions": rows, "frames": names}
-        meta[video] = {"objects": {it: {"category": "dog", "frames": names} for it in "123"}}
+        meta[video] = {"objects": {name: {"category": "dog", "frames": names} for name in "123"}}
     write(root / "meta_expressions/train/meta_expressions.json", {"videos": listed})
     write(root / "train/meta.json", {"videos": meta})
     return truth
@@ -98,8 +98,8 @@ def ref_davis17(root: Path, rng: np.random.Generator) -> Truth:
     for name in ("annot1", "annot1_full_video", "annot2", "annot2_full_video"):
         text = f'dogs-scale 1 "a dog by {name}"\ndog-scale 2 "another "\n'
         write(root / f"davis_text_annotations/Davis17_{name}.txt", text)
-        expected.said.insert(len(expected.said) // 2, (f"a dog by {name}", ("1",)))
-        expected.said.append(("another ", ("2",)))
+        expected.expressions.insert(len(expected.expressions) // 2, (f"a dog by {name}", ("1",)))
+        expected.expressions.append(("another ", ("2",)))
     return {"dogs-scale": expected}
 
 
@@ -115,9 +115,10 @@ def refcoco(root: Path, rng: np.random.Generator) -> Truth:
             {"id": number, "file_name": name, "height": size[0], "width": size[1]}
         )
         expected = Expected([image], [{}])
-        for which in range(int(rng.integers(1, 3))):
-            annotation, mask = 10 * number + which, rng.random(size) < 0.3
-            if which:
+        for position in range(int(rng.integers(1, 3))):
+            annotation = 10 * number + position
+            mask = rng.random(size) < 0.3
+            if position:
                 corners = [3, 2, 3, 9, 12, 9, 12, 2]
                 segmentation: Any = [corners]
                 (code,) = coco_mask.frPyObjects(segmentation, *size)
@@ -127,11 +128,16 @@ def refcoco(root: Path, rng: np.random.Generator) -> Truth:
             expected.masks[0][str(annotation)] = mask  # type: ignore[index]
             row = {"id": annotation, "image_id": number, "category_id": 1, "iscrowd": 0}
             rows["annotations"].append(row | {"segmentation": segmentation})
-            sentence = {"sent": f"dog {which}", "raw": "dog", "sent_id": annotation, "tokens": []}
+            sentence = {
+                "sent": f"dog {position}",
+                "raw": "dog",
+                "sent_id": annotation,
+                "tokens": [],
+            }
             ref = {"ref_id": annotation, "ann_id": annotation, "category_id": 1}
             ref |= {"image_id": number, "split": "train", "sentences": [sentence]}
             refs.append(ref | {"file_name": f"{name[:-4]}_{annotation}.jpg", "sent_ids": []})
-            expected.said.append((f"dog {which}", (str(annotation),)))
+            expected.expressions.append((f"dog {position}", (str(annotation),)))
         truth[f"{number:012d}"] = expected
     write(root / "refcoco/instances.json", rows)
     write(root / "refcoco/refs(unc).p", pickle.dumps(refs, protocol=0))
@@ -147,22 +153,25 @@ def mevis(root: Path, rng: np.random.Generator) -> Truth:
     for video, numbers in (("ab12", [0, 7]), ("cd34", [12, 3, 5])):
         expected = truth[video] = Expected()
         names = [f"{number:05d}" for number in range(int(rng.integers(1, 5)))]
-        codes: dict[str, list[Any]] = {str(it): [] for it in numbers}
+        codes: dict[str, list[Any]] = {str(number): [] for number in numbers}
         for name in names:
             image = jpeg(HEIGHT, WIDTH, int(rng.integers(1 << 30)))
             write(root / f"valid_u/JPEGImages/{video}/{name}.jpg", image)
-            seen = {it: rng.random((HEIGHT, WIDTH)) < 0.3 for it in codes if rng.random() < 0.7}
-            for it in codes:
-                codes[it].append(compressed(seen[it]) if it in seen else None)
+            visible = {}
+            for annotation in codes:
+                if rng.random() < 0.7:
+                    visible[annotation] = rng.random((HEIGHT, WIDTH)) < 0.3
+            for annotation, row in codes.items():
+                row.append(compressed(visible[annotation]) if annotation in visible else None)
             expected.images.append(image)
-            expected.masks.append(seen)
+            expected.masks.append(visible)
         masks |= codes
-        named = [numbers, numbers[:1]]
-        expected.said = [(f"those of {it}", tuple(map(str, it))) for it in named]
-        rows = {
-            str(n): {"exp": f"those of {it}", "obj_id": list(range(len(it))), "anno_id": it}
-            for n, it in enumerate(named)
-        }
+        rows = {}
+        for position, group in enumerate([numbers, numbers[:1]]):
+            text = f"those of {group}"
+            expected.expressions.append((text, tuple(map(str, group))))
+            objects = list(range(len(group)))
+            rows[str(position)] = {"exp": text, "obj_id": objects, "anno_id": group}
         listed[video] = {"expressions": rows, "frames": names}
     write(root / "valid_u/meta_expressions.json", {"videos": listed})
     write(root / "valid_u/mask_dict.json", masks)
@@ -198,9 +207,10 @@ def a2d_sentences(root: Path, rng: np.random.Generator) -> Truth:
                 file["reBBox"] = np.zeros((4, len(numbers)))
             expected.masks[number] = dict(zip(map(str, numbers), masks, strict=True))
         table.append(f"{video},11,0,0:00,0:04,{HEIGHT},{WIDTH},{frames},1")
-        for it in numbers:
-            rows.append(f"{video},{it},bird {it}, left of it ")
-            expected.said.append((f"bird {it}, left of it ", (str(it),)))
+        for instance in numbers:
+            text = f"bird {instance}, left of it "
+            rows.append(f"{video},{instance},{text}")
+            expected.expressions.append((text, (str(instance),)))
     rows.append("--h5fAKYurM,1 (copy),bird standing")
     table += ["trained,1,0,0:00,0:04,36,52,20,0", "missed,1,0,0:00,0:04,36,52,20,1"]
     write(root / "Release/videoset.csv", "\n".join(table) + "\n")
@@ -212,24 +222,25 @@ def a2d_sentences(root: Path, rng: np.random.Generator) -> Truth:
 def jhmdb_sentences(root: Path, rng: np.random.Generator) -> Truth:
     """Split test; the second video has fewer masks than frames."""
     truth, queries, rows = {}, ["video_id,query"], []
-    for at, video in enumerate(("Wave!_@18_wave_0", "clap_1")):
+    for position, video in enumerate(("Wave!_@18_wave_0", "clap_1")):
+        text = f"a man, {position}"
         frames = int(rng.integers(15, 20))
-        expected = truth[key_of(video)] = Expected([], [None] * frames, [(f"a man, {at}", ("1",))])
-        place = f"wave/{video}"
-        masks = rng.random((HEIGHT, WIDTH, frames - 2 * at)) < 0.3
+        expected = truth[key_of(video)] = Expected([], [None] * frames, [(text, ("1",))])
+        folder = f"wave/{video}"
+        masks = rng.random((HEIGHT, WIDTH, frames - 2 * position)) < 0.3
         for number in range(frames):
             expected.images.append(png(rng, (HEIGHT, WIDTH)))
-            write(root / f"Rename_Images/{place}/{number + 1:05d}.png", expected.images[-1])
-        (root / "puppet_mask" / place).mkdir(parents=True)
-        path = root / "puppet_mask" / place / "puppet_mask.mat"
+            write(root / f"Rename_Images/{folder}/{number + 1:05d}.png", expected.images[-1])
+        (root / "puppet_mask" / folder).mkdir(parents=True)
+        path = root / "puppet_mask" / folder / "puppet_mask.mat"
         savemat(path, {"part_mask": masks.astype(np.uint8)}, do_compression=True)
         for number in sorted(rng.choice(frames - 2, 3, replace=False).tolist()):
             expected.masks[number] = {"1": masks[:, :, number]}
             below = "./jhmdb_sentences"
-            frame = f"{below}/Rename_Images/{place}/{number + 1:05d}.png"
-            mat = f"{below}/puppet_mask/{place}/puppet_mask.mat"
-            rows.append([video, frame, mat, frames, f"a man, {at}"])
-        queries.append(f"{video},a man, {at}")
+            frame = f"{below}/Rename_Images/{folder}/{number + 1:05d}.png"
+            mat = f"{below}/puppet_mask/{folder}/puppet_mask.mat"
+            rows.append([video, frame, mat, frames, text])
+        queries.append(f"{video},{text}")
     write(root / "jhmdb_annotation.txt", "\n".join(queries) + "\n")
     write(root / "jhmdb_sentences_samples_metadata.json", rows)
     return truth

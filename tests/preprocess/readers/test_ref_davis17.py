@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_genuine_files_come_through_unchanged(genuine: Path) -> None:
         assert (len(read.frames), read.height, read.width) == (frames, 480, 854)
         folders = (genuine / "DAVIS" / tree for tree in ("JPEGImages", "Annotations_unsupervised"))
         check_round_trip(read, *(folder / "480p" / video for folder in folders))
-        assert Counter(it.kind for it in read.expressions) == dict.fromkeys(ANNOTATORS, 1)
+        assert Counter(row.kind for row in read.expressions) == dict.fromkeys(ANNOTATORS, 1)
     dog = source.read("dog").expressions
     assert dog[3].text == "a dog looking for something "  # as the annotator left it
     assert source.read("car-shadow").objects == {"1": "car"}
@@ -59,7 +60,7 @@ def test_void_pixels_are_an_object_of_their_own(genuine: Path) -> None:
     source = open_ref_davis17(genuine, "train")
     tennis = source.read("tennis")
     assert dict(tennis.objects) == {"1": "person", "2": "tennis racket", "255": "void"}
-    assert [it.objects[0] for it in tennis.expressions] == ["1"] * 4 + ["2"] * 4
+    assert [row.objects[0] for row in tennis.expressions] == ["1"] * 4 + ["2"] * 4
     tree = genuine / "DAVIS/Annotations_unsupervised/480p/tennis"
     check_round_trip(tennis, genuine / "DAVIS/JPEGImages/480p/tennis", tree)
     assert "255" not in source.read("bear").objects
@@ -95,11 +96,14 @@ def test_all_30_videos_have_244_expressions_in_both_forms(genuine: Path, tmp_pat
     source.check_complete()
     assert (len(source.plans), source.num_expressions) == (30, 244)
     read = {plan.key: source.read(plan.key) for plan in source.plans}
-    referred = {(it.key, *said.objects) for it in read.values() for said in it.expressions}
+    referred = set()
+    for key, video in read.items():
+        referred |= {(key, expression.objects) for expression in video.expressions}
     assert len(referred) == 61
-    for video, content in listed.items():
-        rows = [(key, it["exp"], it["obj_id"]) for key, it in content["expressions"].items()]
-        assert [(it.id, it.text, it.objects[0]) for it in read[video].expressions] == rows
+    for name, content in listed.items():
+        rows = [(key, row["exp"], row["obj_id"]) for key, row in content["expressions"].items()]
+        expressions = read[name].expressions
+        assert [(row.id, row.text, row.objects[0]) for row in expressions] == rows
 
 
 def official_tree(root: Path, lines: dict[str, bytes], video: str = "dogs-scale") -> Path:
@@ -124,7 +128,7 @@ def test_misspelt_names_encodings_and_odd_counts(tmp_path: Path) -> None:
     source = open_ref_davis17(official_tree(tmp_path, lines), "val")
     assert "dog-scale is misspelt, read as dogs-scale" in source.notes
     video = source.read("dogs-scale")
-    assert [(it.id, it.text, it.objects, it.kind) for it in video.expressions] == [
+    assert [(row.id, row.text, row.objects, row.kind) for row in video.expressions] == [
         ("0", "a dog", ("1",), "annot1"),
         ("1", "a caf\u00e9 dog", ("1",), "annot2"),
         ("2", 'a caf\u00e9 "quoted" dog', ("2",), "annot1"),
@@ -140,7 +144,9 @@ def test_repacked_objects_without_four_expressions_have_no_annotator(tmp_path: P
     rows = {"0": "1", "1": "2", "2": "2", "3": "2", "4": "2", "5": "2", "6": "3"} | {
         str(number): "4" for number in range(7, 11)
     }
-    expressions = {key: {"exp": f"text {key}", "obj_id": it} for key, it in rows.items()}
+    expressions = {
+        key: {"exp": f"text {key}", "obj_id": object_id} for key, object_id in rows.items()
+    }
     listed = {"videos": {"cat-girl": {"expressions": expressions, "frames": ["00000"]}}}
     objects = {str(number): {"category": "cat"} for number in range(1, 5)}
     write(tmp_path / "meta_expressions/train/meta_expressions.json", listed)
@@ -150,7 +156,7 @@ def test_repacked_objects_without_four_expressions_have_no_annotator(tmp_path: P
     source = open_ref_davis17(tmp_path, "train")
     assert len(source.notes) == 3
     assert source.notes[1] == "cat-girl: object 2 has 5 expressions, not four"
-    kinds = [it.kind for it in source.read("cat-girl").expressions]
+    kinds = [row.kind for row in source.read("cat-girl").expressions]
     assert kinds == [""] * 7 + list(ANNOTATORS)
 
 
@@ -190,7 +196,7 @@ def no_frame(root: Path) -> None:
         path.unlink()
 
 
-def remove(name: str):
+def remove(name: str) -> Callable[[Path], None]:
     def broken(root: Path) -> None:
         path = root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -222,7 +228,9 @@ def remove(name: str):
         (remove("davis_text_annotations"), r"no Ref-DAVIS17 val below .*check --root"),
     ],
 )
-def test_what_is_broken_is_named(tmp_path: Path, harm, message: str) -> None:
+def test_what_is_broken_is_named(
+    tmp_path: Path, harm: Callable[[Path], None], message: str
+) -> None:
     root = official_tree(tmp_path, {"annot1": b'dogs-scale 1 "a dog"\n'})
     assert open_ref_davis17(root, "val").read("dogs-scale")
     harm(root)

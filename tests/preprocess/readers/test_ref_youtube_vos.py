@@ -23,7 +23,7 @@ def with_blank_frames(lists: Path, root: Path, split: str) -> Path:
     """Copy the genuine lists and give every video the same blank frames."""
     shutil.copytree(lists / "meta_expressions", root / "meta_expressions")
     listed = json.loads((lists / f"meta_expressions/{split}/meta_expressions.json").read_text())
-    names = sorted({name for it in listed["videos"].values() for name in it["frames"]})
+    names = sorted({name for row in listed["videos"].values() for name in row["frames"]})
     image = jpeg(24, 32)
     for name in names:
         write(root / f"blank/{name}.jpg", image)
@@ -47,8 +47,8 @@ def test_the_genuine_valid_list_without_the_test_list_is_the_benchmark(
     assert (len(source.plans), source.num_expressions) == (202, 834)
     assert source.notes[0] == "left out: 305 videos that the test list names, too"
     assert "no masks" in source.notes[1]
-    other = json.loads((lists / "_soc_original/valid_samples_metadata.json").read_text())
-    assert {plan.key for plan in source.plans} == {row[0] for row in other}
+    scored = json.loads((lists / "_soc_original/valid_samples_metadata.json").read_text())
+    assert {plan.key for plan in source.plans} == {row[0] for row in scored}
     video = source.read(source.plans[0].key)
     assert video.frames[0].masks is None
     assert video.expressions[0].objects == ()
@@ -91,16 +91,16 @@ def test_frames_and_masks_come_through_unchanged(tmp_path: Path, split: str) -> 
     video = source.read("a1-b_2")
     check_round_trip(video, base / "JPEGImages/a1-b_2", base / "Annotations/a1-b_2")
     assert dict(video.objects) == {"1": "dog", "2": "cat", "3": ""}  # 3 is in the masks only
-    assert [it.objects for it in video.expressions] == [("1",), ("2",)]
+    assert [row.objects for row in video.expressions] == [("1",), ("2",)]
     assert pickle.loads(pickle.dumps(source.read))("a1-b_2") == video  # for other processes
-    assert source.plans[0].num_bytes == sum(len(it.image) for it in video.frames)
+    assert source.plans[0].num_bytes == sum(len(frame.image) for frame in video.frames)
 
 
 def test_a_frame_without_label_map_is_not_annotated(tmp_path: Path) -> None:
     root = tree(tmp_path)
     (root / "train/Annotations/a1-b_2/00005.png").unlink()
     masks = masks_of(open_ref_youtube_vos(root, "train"), "a1-b_2")
-    assert [it is None for it in masks] == [False, True, False]
+    assert [frame_masks is None for frame_masks in masks] == [False, True, False]
 
 
 def change_list(root: Path, *keys: str, to: Any) -> None:

@@ -15,6 +15,7 @@ from shards.errors import ShardError
 from shards.format.rle import decode_mask
 from shards.format.schema import prepare_video
 from tests.preprocess.conftest import jpeg, masks_of, write
+from tests.preprocess.trees import draw
 
 HELD = {  # images and sentences in the genuine sample
     "refcoco": {"train": (1, 5), "val": (1, 6), "testA": (1, 6), "testB": (1, 6)},
@@ -37,8 +38,8 @@ def root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", REFS)
 def test_genuine_files_have_their_splits_sentences_and_masks(root: Path, name: str) -> None:
     areas = {
-        str(it["id"]): it["area"]
-        for it in json.loads((root / name / "instances.json").read_text())["annotations"]
+        str(row["id"]): row["area"]
+        for row in json.loads((root / name / "instances.json").read_text())["annotations"]
     }
     assert tuple(HELD[name]) == SPLITS[name] == tuple(PUBLISHED[name])
     for split in SPLITS[name]:
@@ -51,7 +52,7 @@ def test_genuine_files_have_their_splits_sentences_and_masks(root: Path, name: s
         assert video.frames[0].image == image.read_bytes()
         (masks,) = masks_of(source, plan.key)
         assert masks is not None
-        assert set(masks) == set(video.objects) == {it.objects[0] for it in video.expressions}
+        assert set(masks) == set(video.objects) == {row.objects[0] for row in video.expressions}
         for annotation, mask in masks.items():
             assert mask.sum() == pytest.approx(areas[annotation], rel=0.02)
         assert pickle.loads(pickle.dumps(source.read))(plan.key) == video
@@ -59,7 +60,7 @@ def test_genuine_files_have_their_splits_sentences_and_masks(root: Path, name: s
 
 def test_a_genuine_sample_in_full(root: Path) -> None:
     video = open_refcoco(root, "refcoco", "train").read("000000460986")
-    assert [(it.id, it.text, it.objects) for it in video.expressions] == [
+    assert [(row.id, row.text, row.objects) for row in video.expressions] == [
         ("29909", "left vase", ("1993516",)),
         ("29910", "cup on the left", ("1993516",)),
         ("29911", "bowl", ("1993516",)),
@@ -74,10 +75,10 @@ def convert(root: Path, name: str, split: str) -> dict[str, Any]:
     """Make the converted form: an image row and an annotation row for each sentence."""
     refs = read_plain_pickle(root / name / REFS[name])
     instances = json.loads((root / name / "instances.json").read_text())
-    images = {it["id"]: it for it in instances["images"]}
-    annotations = {it["id"]: it for it in instances["annotations"]}
+    images = {row["id"]: row for row in instances["images"]}
+    annotations = {row["id"]: row for row in instances["annotations"]}
     rows: dict[str, Any] = {"images": [], "annotations": [], "categories": instances["categories"]}
-    for ref in (it for it in refs if it["split"] == split):
+    for ref in (ref for ref in refs if ref["split"] == split):
         for sentence in ref["sentences"]:
             number = len(rows["images"])
             image = {k: images[ref["image_id"]][k] for k in ("file_name", "height", "width")}
@@ -89,19 +90,20 @@ def convert(root: Path, name: str, split: str) -> dict[str, Any]:
     return rows
 
 
-@pytest.mark.parametrize("place", ["refcocog/", ""])
-def test_the_converted_form_gives_the_same(root: Path, tmp_path: Path, place: str) -> None:
-    write(tmp_path / f"{place}instances_refcocog_val.json", convert(root, "refcocog", "val"))
+@pytest.mark.parametrize("folder", ["refcocog/", ""])
+def test_the_converted_form_gives_the_same(root: Path, tmp_path: Path, folder: str) -> None:
+    write(tmp_path / f"{folder}instances_refcocog_val.json", convert(root, "refcocog", "val"))
     (tmp_path / "train2014").symlink_to(root / "train2014")
     official = open_refcoco(root, "refcocog", "val")
     converted = open_refcoco(tmp_path, "refcocog", "val")
     assert converted.plans == official.plans
     (plan,) = converted.plans
-    one, other = official.read(plan.key), converted.read(plan.key)
-    assert [(it.text, it.objects) for it in one.expressions] == [
-        (it.text, it.objects) for it in other.expressions
+    expected = official.read(plan.key)
+    video = converted.read(plan.key)
+    assert [(row.text, row.objects) for row in video.expressions] == [
+        (row.text, row.objects) for row in expected.expressions
     ]
-    assert (one.objects, one.frames) == (other.objects, other.frames)
+    assert (video.objects, video.frames) == (expected.objects, expected.frames)
 
 
 def tree(root: Path, segmentation: Any, refs: Any = None) -> Path:
@@ -220,3 +222,21 @@ def test_file_names_lead_nowhere_else(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("COCO_train2014_7.jpg", "../../x.jpg"))
     with pytest.raises(ShardError, match=r"'../../x.jpg' is no plain file name"):
         open_refcoco(root, "refcoco", "train")
+
+
+def test_leaks_between_the_three_data_sets_are_left_out_and_told(tmp_path: Path) -> None:
+    _, truth = draw("refcoco", tmp_path)
+    whole = open_refcoco(tmp_path, "refcoco", "train")
+    source = open_refcoco(tmp_path, "refcoco", "train", filter_leaks=True)
+    assert {plan.key for plan in whole.plans} == truth.keys()
+    assert {plan.key for plan in source.plans} == {"000000000001", "000000000004"}
+    assert source.notes == (
+        "0 images are in val or test of refcoco: left out",
+        "1 images are in val or test of refcoco+: left out",
+        "1 images are in val or test of refcocog: left out",
+    )
+    assert source.num_expressions + source.left_out.expressions == whole.num_expressions
+    shutil.rmtree(tmp_path / "refcocog")
+    with pytest.raises(ShardError, match=r"refcocog/refs\(umd\).p: No such file"):
+        open_refcoco(tmp_path, "refcoco", "train", filter_leaks=True)
+    assert len(open_refcoco(tmp_path, "refcoco", "train").plans) == 4
