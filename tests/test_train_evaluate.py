@@ -135,7 +135,8 @@ def test_evaluation_writes_masks_scores_and_sheet(
     shapes: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(evaluate, finetuned, shapes / "valid", "--out", tmp_path, "--short-side", 160)
-    rows = list(csv.DictReader((tmp_path / "expressions.csv").open()))
+    with (tmp_path / "expressions.csv").open() as file:
+        rows = list(csv.DictReader(file))
     videos = list(ShardSet.open(str(shapes / "valid")).videos)
     assert len(rows) == sum(len(video.expressions) for video in videos)
     for video in videos:
