@@ -8,14 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from preprocess.official_files import read_masks
 from preprocess.readers.ref_youtube_vos import open_ref_youtube_vos
 from shards.errors import ShardError
-from shards.format.rle import decode_mask
 from tests.preprocess.conftest import check_round_trip, jpeg, masks_of, write
 
 
@@ -175,21 +170,3 @@ def test_json_that_is_none_is_named(tmp_path: Path) -> None:
     write(tree(tmp_path) / "train/meta.json", "{")
     with pytest.raises(ShardError, match=r"meta.json is no valid JSON .*download it again"):
         open_ref_youtube_vos(tmp_path, "train")
-
-
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    labels=arrays(
-        np.uint8,
-        st.tuples(st.integers(1, 40), st.integers(1, 40)),
-        elements=st.sampled_from([0, 0, 1, 2, 7, 200, 255]),
-    )
-)
-def test_every_label_map_survives(tmp_path: Path, labels: np.ndarray) -> None:
-    masks = read_masks(write(tmp_path / "labels.png", labels))
-    rebuilt = np.zeros_like(labels)
-    for name, rle in masks.items():
-        rebuilt[decode_mask(rle)] += np.uint8(int(name))
-    np.testing.assert_array_equal(rebuilt, labels)
