@@ -32,8 +32,12 @@ def test_the_script_builds_the_synthetic_sets_byte_for_byte_alike(
 ) -> None:
     process = subprocess.run(
         [
-            *(sys.executable, "preprocess/build_shards.py", "synthetic"),
-            *("--root", tmp_path / "files", "--out", f"{tmp_path}/one/", *SMALL),
+            sys.executable,
+            "preprocess/build_shards.py",
+            "synthetic",
+            f"--root={tmp_path}/files",
+            f"--out={tmp_path}/one/",
+            *SMALL,
         ],
         cwd=REPOSITORY,
         capture_output=True,

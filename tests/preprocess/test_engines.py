@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -107,14 +107,14 @@ def test_ray_gives_the_same_bytes_and_the_same_errors(
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     with object_server() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-        yield server  # type: ignore[misc]
+        yield server
 
 
 def test_object_storage_gets_the_same_bytes_and_keeps_finished_shards(

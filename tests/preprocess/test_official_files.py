@@ -22,12 +22,9 @@ from tests.preprocess.conftest import jpeg, write
 
 
 def test_any_error_becomes_one_that_names_the_file() -> None:
-    with (
-        pytest.raises(
-            ShardError, match=r"^x.json is odd \(KeyError: 'frames'\); mend it$"
-        ) as raised,
-        as_shard_error("x.json is odd", "mend it"),
-    ):
+    message = r"^x.json is odd \(KeyError: 'frames'\); mend it$"
+    mending = as_shard_error("x.json is odd", "mend it")
+    with pytest.raises(ShardError, match=message) as raised, mending:
         raise KeyError("frames")
     assert isinstance(raised.value.__cause__, KeyError)
     with pytest.raises(ShardError, match=r"^as it was$"), as_shard_error("x.json is odd"):

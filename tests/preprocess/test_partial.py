@@ -30,9 +30,11 @@ PUBLISHED = {
 }
 
 
-def build_one(source: str, root: Path, out: Path, split: str, **options: bool) -> Path:
+def build_one(
+    source: str, root: Path, out: Path, split: str, *, allow_partial: bool = False
+) -> Path:
     """Build a split; return the folder of its set."""
-    build(Build(source, root, str(out), (split,), **options))
+    build(Build(source, root, str(out), (split,), allow_partial=allow_partial))
     return out / split
 
 

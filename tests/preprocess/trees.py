@@ -62,7 +62,9 @@ def png(rng: np.random.Generator, size: tuple[int, int]) -> bytes:
 
 def ref_youtube_vos(root: Path, rng: np.random.Generator) -> Truth:
     """Split train."""
-    truth, listed, meta = {}, {}, {}
+    truth: Truth = {}
+    listed = {}
+    meta = {}
     for video in ("3a-b_c", "00917dcfc4"):
         expected = truth[video] = Expected()
         names = [f"{5 * number:05d}" for number in range(int(rng.integers(1, 5)))]
@@ -105,7 +107,12 @@ def ref_davis17(root: Path, rng: np.random.Generator) -> Truth:
 
 def refcoco(root: Path, rng: np.random.Generator) -> Truth:
     """Split train of RefCOCO; image 3 is held out by RefCOCO+, and image 2 by RefCOCOg."""
-    truth, rows = {}, {"images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}
+    truth: Truth = {}
+    rows: dict[str, list[dict[str, Any]]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
     refs = []
     for number in range(1, 5):
         size = (int(rng.integers(20, 60)), int(rng.integers(20, 60)))
@@ -126,30 +133,49 @@ def refcoco(root: Path, rng: np.random.Generator) -> Truth:
             else:
                 segmentation = compressed(mask)
             expected.masks[0][str(annotation)] = mask  # type: ignore[index]
-            row = {"id": annotation, "image_id": number, "category_id": 1, "iscrowd": 0}
-            rows["annotations"].append(row | {"segmentation": segmentation})
+            row = {
+                "id": annotation,
+                "image_id": number,
+                "category_id": 1,
+                "iscrowd": 0,
+                "segmentation": segmentation,
+            }
+            rows["annotations"].append(row)
             sentence = {
                 "sent": f"dog {position}",
                 "raw": "dog",
                 "sent_id": annotation,
                 "tokens": [],
             }
-            ref = {"ref_id": annotation, "ann_id": annotation, "category_id": 1}
-            ref |= {"image_id": number, "split": "train", "sentences": [sentence]}
-            refs.append(ref | {"file_name": f"{name[:-4]}_{annotation}.jpg", "sent_ids": []})
+            ref = {
+                "ref_id": annotation,
+                "ann_id": annotation,
+                "category_id": 1,
+                "image_id": number,
+                "split": "train",
+                "sentences": [sentence],
+                "file_name": f"{name[:-4]}_{annotation}.jpg",
+                "sent_ids": [],
+            }
+            refs.append(ref)
             expected.expressions.append((f"dog {position}", (str(annotation),)))
         truth[f"{number:012d}"] = expected
     write(root / "refcoco/instances.json", rows)
     write(root / "refcoco/refs(unc).p", pickle.dumps(refs, protocol=0))
-    for name, by, image in (("refcoco+", "unc", 3), ("refcocog", "umd", 2)):
-        held_out = [{"image_id": image, "split": "val"}, {"image_id": 1, "split": "train"}]
+    for name, by, held_out_image in (("refcoco+", "unc", 3), ("refcocog", "umd", 2)):
+        held_out: list[dict[str, Any]] = [
+            {"image_id": held_out_image, "split": "val"},
+            {"image_id": 1, "split": "train"},
+        ]
         write(root / f"{name}/refs({by}).p", pickle.dumps(held_out, protocol=0))
     return truth
 
 
 def mevis(root: Path, rng: np.random.Generator) -> Truth:
     """Split valid_u."""
-    truth, listed, masks = {}, {}, {}
+    truth: Truth = {}
+    listed = {}
+    masks: dict[str, list[Any]] = {}
     for video, numbers in (("ab12", [0, 7]), ("cd34", [12, 3, 5])):
         expected = truth[video] = Expected()
         names = [f"{number:05d}" for number in range(int(rng.integers(1, 5)))]
@@ -191,7 +217,9 @@ def mp4(path: Path, rng: np.random.Generator, frames: int) -> None:
 
 def a2d_sentences(root: Path, rng: np.random.Generator) -> Truth:
     """Split test; the first video has one instance, whose masks have no axis of their own."""
-    truth, table, rows = {}, [], ["video_id,instance_id,query"]
+    truth: Truth = {}
+    table = []
+    rows = ["video_id,instance_id,query"]
     for video, numbers in (("--h5fAKYurM", [0]), ("_O6VsB_6RII", [3, 0, 1])):
         frames = int(rng.integers(12, 20))
         expected = truth[f"v_{video}"] = Expected([None] * frames, [None] * frames)
@@ -221,7 +249,9 @@ def a2d_sentences(root: Path, rng: np.random.Generator) -> Truth:
 
 def jhmdb_sentences(root: Path, rng: np.random.Generator) -> Truth:
     """Split test; the second video has fewer masks than frames."""
-    truth, queries, rows = {}, ["video_id,query"], []
+    truth: Truth = {}
+    queries = ["video_id,query"]
+    rows = []
     for position, video in enumerate(("Wave!_@18_wave_0", "clap_1")):
         text = f"a man, {position}"
         frames = int(rng.integers(15, 20))
