@@ -49,10 +49,11 @@ from shards import (
 )
 from shards.format.rle import decode_mask
 from shards.stream.augment import Augmentation, draw_augmentation
-from shards.stream.decode import DEVIATION, MEAN
+from shards.stream.batch import IMAGENET_MEAN, IMAGENET_STD
+from shards.stream.expressions import mirror_expression
 from shards.stream.order import Draws
 from shards.stream.sampling import ClipSampling, clip_frames
-from shards.stream.transform import Colour, Crop, Mirror, Record, mirror_words
+from shards.stream.transform import ClipTransform, Colour, Crop, Mirror
 
 HEIGHT, WIDTH, LENGTH, NUM_FRAMES, BATCH = 480, 854, 30, 5, 2
 TEXT = "the round thing on the left"
@@ -109,9 +110,9 @@ def write_loose_files(video: Video, folder: Path) -> None:
         mask.save(folder / f"{video.key}_{frame.name}.png")
 
 
-def apply_with_pillow(image: Image.Image, record: Record, colour: Colour) -> np.ndarray:
+def apply_with_pillow(image: Image.Image, transform: ClipTransform, colour: Colour) -> np.ndarray:
     """The published steps one after another; float32 `[h, w, 3]`, 0 to 255."""
-    for step in record.steps:
+    for step in transform.steps:
         if isinstance(step, Mirror):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         elif isinstance(step, Crop):
@@ -132,10 +133,10 @@ def apply_with_pillow(image: Image.Image, record: Record, colour: Colour) -> np.
     return pixels.clip(0, 255)
 
 
-def apply_to_mask(mask: np.ndarray, record: Record) -> np.ndarray:
+def apply_to_mask(mask: np.ndarray, transform: ClipTransform) -> np.ndarray:
     """The same steps for a mask `[H, W]`, nearest."""
     image = Image.fromarray(mask.astype(np.uint8))
-    for step in record.steps:
+    for step in transform.steps:
         if isinstance(step, Mirror):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         elif isinstance(step, Crop):
@@ -147,21 +148,21 @@ def apply_to_mask(mask: np.ndarray, record: Record) -> np.ndarray:
 
 
 def make_plain_clip(
-    images: Sequence[Image.Image], masks: Sequence[np.ndarray], record: Record
+    images: Sequence[Image.Image], masks: Sequence[np.ndarray], transform: ClipTransform
 ) -> PlainClip:
     """What a plain loader does with the frames of one clip."""
     frames, targets, boxes = [], [], []
-    for image, mask, colour in zip(images, masks, record.colours, strict=True):
-        pixels = apply_with_pillow(image, record, colour) / np.float32(255)
-        pixels = (pixels - np.float32(MEAN)) / np.float32(DEVIATION)
+    for image, mask, colour in zip(images, masks, transform.colours, strict=True):
+        pixels = apply_with_pillow(image, transform, colour) / np.float32(255)
+        pixels = (pixels - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
         frames.append(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
-        target = apply_to_mask(mask, record)
+        target = apply_to_mask(mask, transform)
         targets.append(torch.from_numpy(target.copy()))
         y, x = np.nonzero(target)
         low, high = ((x.min(), y.min()), (x.max(), y.max())) if len(y) else ((0, 0), (0, 0))
         centred = [*(np.add(low, high) / 2), *np.subtract(high, low)]
         boxes.append(np.float32(centred) / np.float32([*target.shape[::-1]] * 2))
-    text = mirror_words(TEXT) if record.mirrored else TEXT
+    text = mirror_expression(TEXT) if transform.mirrored else TEXT
     stacked = torch.from_numpy(np.stack(boxes))
     return PlainClip(torch.stack(frames), torch.stack(targets), stacked, text)
 
@@ -204,24 +205,24 @@ class LooseFiles(Dataset[PlainClip]):
         key, start = self._items[index]
         draws = Draws(0, 1, 0, index)
         chosen = clip_frames(SAMPLING, LENGTH, start, NUM_FRAMES, draws)
-        record = draw_augmentation(self._augmentation, self._size, NUM_FRAMES, draws)
+        transform = draw_augmentation(self._augmentation, self._size, NUM_FRAMES, draws)
         names = [str(self._folder / f"{key}_{frame:05d}") for frame in chosen]
         images = [Image.open(f"{name}.jpg").convert("RGB") for name in names]
         masks = [np.asarray(Image.open(f"{name}.png")) == 1 for name in names]
-        return make_plain_clip(images, masks, record)
+        return make_plain_clip(images, masks, transform)
 
 
 def clip_of_sample(sample: dict[str, Any]) -> PlainClip:
     """One clip of a whole video as webdataset decodes it."""
     draws = Draws(0, 1, 0, int(sample["__key__"][1:]))
     chosen = clip_frames(SAMPLING, LENGTH, draws.integer(0, LENGTH - 1), NUM_FRAMES, draws)
-    record = draw_augmentation(AUGMENTATION, (HEIGHT, WIDTH), NUM_FRAMES, draws)
+    transform = draw_augmentation(AUGMENTATION, (HEIGHT, WIDTH), NUM_FRAMES, draws)
     images = [sample[f"{frame:06d}.jpg"] for frame in chosen]
     masks = []
     for frame in chosen:
         (mask,) = sample[f"{frame:06d}.rle.json"]
         masks.append(decode_mask(Rle(HEIGHT, WIDTH, mask["counts"].encode())))
-    return make_plain_clip(images, masks, record)
+    return make_plain_clip(images, masks, transform)
 
 
 def webdataset_batches(folder: Path) -> Iterator[dict[str, Any]]:
@@ -251,15 +252,17 @@ def pixel_difference(loader: ClipLoader, count: int) -> float:
     off = []
     for position in range(count):
         clip = loader.source.clip(0, position)
-        ours = loader._assemble([clip]).frames[
-            0, :, :, : clip.record.size[0], : clip.record.size[1]
-        ]
-        scale, shift = torch.tensor(DEVIATION)[:, None, None], torch.tensor(MEAN)[:, None, None]
-        grey = ((ours * scale + shift) * 255).permute(0, 2, 3, 1).numpy()
+        height, width = clip.transform.size
+        frames = loader.assemble([clip]).frames[0, :, :, :height, :width]
+        std = torch.tensor(IMAGENET_STD)[:, None, None]
+        mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
+        grey = ((frames * std + mean) * 255).permute(0, 2, 3, 1).numpy()
         for t, image in enumerate(clip.images):
             pillow = Image.open(io.BytesIO(image)).convert("RGB")
             off.append(
-                np.abs(apply_with_pillow(pillow, clip.record, clip.record.colours[t]) - grey[t])
+                np.abs(
+                    apply_with_pillow(pillow, clip.transform, clip.transform.colours[t]) - grey[t]
+                )
             )
     return float(np.mean([values.mean() for values in off]))
 

@@ -10,6 +10,7 @@ curve, and one JSON object for the gap that a loader uses (1.2 frames).
 
 import argparse
 import json
+from typing import NamedTuple
 
 from loader import build_videos, make_video
 
@@ -19,36 +20,62 @@ from shards.stream.clip_source import ClipSource
 from shards.stream.sampling import ClipSampling
 
 URL = "memory://bench-ranges"
-GAPS = {"0": 0, "header": 4096, "1 frame": None, "2 frames": 2.4, "5 frames": 6.0}
+NUM_FRAMES = 5
+VIDEO_LENGTH = 30
+HEIGHT_PX = 720
+WIDTH_PX = 1280
+# gaps in bytes, or in mean sizes of a frame; None: that of a loader
+GAPS: dict[str, int | float | None] = {
+    "0": 0,
+    "header": 4096,
+    "1 frame": None,
+    "2 frames": 2.4,
+    "5 frames": 6.0,
+}
 
 
-def measure(gap: int | None, epochs: int) -> tuple[float, float]:
-    """Bytes of a clip as a share of its video's, and its requests."""
-    received = asked = whole = clips = 0
+class ReadCost(NamedTuple):
+    """What clips take from where their set lies.
+
+    Attributes:
+        bytes_ratio: Bytes of a clip as a share of its video's.
+        requests_per_clip: Mean number of requests.
+    """
+
+    bytes_ratio: float
+    requests_per_clip: float
+
+
+def measure(gap: int | None, epochs: int) -> ReadCost:
+    """Read whole epochs of clips with a gap, in bytes, and count."""
+    num_received = 0
+    num_requests = 0
+    num_whole = 0
+    num_clips = 0
     for epoch in range(epochs):
+        # opened anew, so that manifest and indexes count once an epoch
         shard_set = ShardSet.open(URL, gap=gap)
         source = ClipSource(
             [shard_set],
-            weights=None,
-            num_frames=5,
+            num_frames=NUM_FRAMES,
             seed=0,
             sampling=ClipSampling.youtube_vos(),
             augmentation=Augmentation.none(),
-            expressions=1,
-            block_shards=0,
         )
         for position in range(len(source)):
-            choice = source.choice(epoch, position)
-            shard_set.read(choice.video, choice.frames)
-            spans, _ = shard_set.spans(choice.row, range(len(choice.row.frame_names)))
-            whole += spans[-1].offset + spans[-1].size - choice.row.head.offset
+            selection = source.selection(epoch, position)
+            shard_set.read(selection.video_index, selection.frames)
+            row = selection.row
+            spans, _ = shard_set.spans(row, range(len(row.frame_names)))
+            num_whole += spans[-1].offset + spans[-1].size - row.head.offset
         traffic = shard_set.storage.traffic
-        received, asked, clips = (
-            received + traffic.bytes,
-            asked + traffic.requests,
-            clips + len(source),
-        )
-    return received / whole, asked / clips
+        num_received += traffic.bytes
+        num_requests += traffic.requests
+        num_clips += len(source)
+    return ReadCost(
+        bytes_ratio=num_received / num_whole,
+        requests_per_clip=num_requests / num_clips,
+    )
 
 
 def main() -> None:
@@ -57,18 +84,29 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=6, help="of 30 frames")
     parser.add_argument("--epochs", type=int, default=4, help="read")
     settings = parser.parse_args()
-    videos = [make_video(f"v{n:03d}", 720, 1280) for n in range(settings.videos)]
+    videos = [
+        make_video(f"v{number:03d}", HEIGHT_PX, WIDTH_PX) for number in range(settings.videos)
+    ]
     build_videos(videos, URL)
-    frame = sum(len(f.image) for video in videos for f in video.frames) / 30 / len(videos)
-    print(f"{frame / 1000:.0f} kB a frame of 1280x720 pixels, 30 frames a video")
+    image_sizes = [len(frame.image) for video in videos for frame in video.frames]
+    frame_bytes = sum(image_sizes) / len(image_sizes)
+    print(
+        f"{frame_bytes / 1000:.0f} kB a frame of {WIDTH_PX}x{HEIGHT_PX} pixels, "
+        f"{VIDEO_LENGTH} frames a video"
+    )
     print(f"{'gap':10s} {'share of bytes':>14s} {'requests':>9s}")
-    found = {}
+    costs = {}
     for name, gap in GAPS.items():
-        wanted = int(gap * frame) if isinstance(gap, float) else gap
-        found[name] = measure(wanted, settings.epochs)
-        print(f"{name:10s} {found[name][0]:14.3f} {found[name][1]:9.2f}")
-    ratio, requests = found["1 frame"]
-    print(json.dumps({"bytes_ratio": round(ratio, 4), "requests_per_clip": round(requests, 3)}))
+        gap_bytes = int(gap * frame_bytes) if isinstance(gap, float) else gap
+        cost = measure(gap_bytes, settings.epochs)
+        costs[name] = cost
+        print(f"{name:10s} {cost.bytes_ratio:14.3f} {cost.requests_per_clip:9.2f}")
+    loader_cost = costs["1 frame"]
+    figures = {
+        "bytes_ratio": round(loader_cost.bytes_ratio, 4),
+        "requests_per_clip": round(loader_cost.requests_per_clip, 3),
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py [--clips 20000]
 
-Small videos in a place that is no local folder, batches of 8 clips of 3 frames, published
+Small videos in memory, which counts as an object store, batches of 8 clips of 3 frames, published
 augmentation of colours; the loader is left and entered again, as at the end of epochs. The first
 tenth warms up. Prints a line at each tenth and one JSON object: growth from then to the end, and
 the time of the first batch of a cold start and of a resume at 90 % of an epoch.
@@ -11,6 +11,7 @@ the time of the first batch of a cold start and of a resume at 90 % of an epoch.
 import argparse
 import json
 import time
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -21,6 +22,16 @@ from shards.stream.augment import Augmentation
 from shards.stream.sampling import ClipSampling
 
 URL = "memory://bench-soak"
+NUM_LINES = 10  # of the table, one after each tenth of the clips
+NUM_STARTS = 5  # of which the median counts
+
+
+class Usage(NamedTuple):
+    """What this process holds."""
+
+    memory_mb: float
+    threads: int
+    handles: int
 
 
 def open_loader() -> ClipLoader:
@@ -32,42 +43,77 @@ def open_loader() -> ClipLoader:
     return ClipLoader([URL], num_frames=3, batch_size=8, style=style, threads=2)
 
 
-def first_batch(state: dict[str, object] | None) -> float:
-    """Seconds from a new loader to its first batch."""
-    begin = time.perf_counter()
+def first_batch_seconds(state: dict[str, object] | None) -> float:
+    """Measure the time from a new loader to its first batch."""
+    start = time.perf_counter()
     loader = open_loader()
     if state is not None:
         loader.load_state_dict(state)
     next(iter(loader))
-    taken = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
     loader.close()
-    return taken
+    return seconds
+
+
+def median_start_seconds(state: dict[str, object] | None) -> float:
+    """Measure several starts and take the median."""
+    seconds = sorted(first_batch_seconds(state) for _ in range(NUM_STARTS))
+    return seconds[NUM_STARTS // 2]
+
+
+def current_usage(process: psutil.Process) -> Usage:
+    """Look what this process holds now."""
+    return Usage(
+        memory_mb=process.memory_info().rss / 1e6,
+        threads=process.num_threads(),
+        handles=process.num_fds(),
+    )
+
+
+def soak(loader: ClipLoader, num_clips: int) -> list[Usage]:
+    """Take clips, epoch after epoch, and print a line at each tenth."""
+    process = psutil.Process()
+    usages: list[Usage] = []
+    num_taken = 0
+    print(f"{'clips':>7s} {'MB':>8s} {'threads':>8s} {'handles':>8s}")
+    while len(usages) < NUM_LINES:
+        # The last epoch is finished, too: the loader is always left at its end.
+        for batch in loader:
+            num_taken += len(batch.keys)
+            next_line_at = num_clips * (len(usages) + 1) / NUM_LINES
+            if num_taken >= next_line_at and len(usages) < NUM_LINES:
+                usage = current_usage(process)
+                usages.append(usage)
+                print(
+                    f"{num_taken:7d} {usage.memory_mb:8.1f} {usage.threads:8d} {usage.handles:8d}",
+                    flush=True,
+                )
+    return usages
 
 
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--clips", type=int, default=20_000)
-    total = parser.parse_args().clips
+    settings = parser.parse_args()
     torch.set_num_threads(1)
-    build_videos([make_video(f"v{n:03d}", 48, 64, 12) for n in range(40)], URL)
-    loader, process, seen, rows = open_loader(), psutil.Process(), 0, []
-    late = loader.state_dict() | {"position": int(len(loader) * 0.9) * loader.batch_size}
-    print(f"{'clips':>7s} {'MB':>8s} {'threads':>8s} {'handles':>8s}")
-    while len(rows) < 10:
-        for batch in loader:
-            seen += len(batch.keys)
-            if seen >= total * (len(rows) + 1) / 10 and len(rows) < 10:
-                memory = process.memory_info().rss / 1e6
-                rows.append((memory, process.num_threads(), process.num_fds()))
-                print(f"{seen:7d} {memory:8.1f} {rows[-1][1]:8d} {rows[-1][2]:8d}", flush=True)
+    build_videos([make_video(f"v{number:03d}", 48, 64, 12) for number in range(40)], URL)
+    loader = open_loader()
+    late_step = int(len(loader) * 0.9)
+    late_state = loader.state_dict() | {"position": late_step * loader.batch_size}
+    usages = soak(loader, settings.clips)
     loader.close()
-    cold = sorted(first_batch(None) for _ in range(5))[2]
-    resumed = sorted(first_batch(late) for _ in range(5))[2]
-    growth = [after - before for before, after in zip(rows[0], rows[-1], strict=True)]
-    names = ("memory_growth_mb", "thread_growth", "handle_growth")
-    figures = {name: round(value, 1) for name, value in zip(names, growth, strict=True)}
-    print(json.dumps(figures | {"resume_vs_cold": round(resumed / cold, 3)}))
+    cold_seconds = median_start_seconds(None)
+    resume_seconds = median_start_seconds(late_state)
+    first = usages[0]  # the first tenth warms up
+    last = usages[-1]
+    figures = {
+        "memory_growth_mb": round(last.memory_mb - first.memory_mb, 1),
+        "thread_growth": round(last.threads - first.threads, 1),
+        "handle_growth": round(last.handles - first.handles, 1),
+        "resume_vs_cold": round(resume_seconds / cold_seconds, 3),
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

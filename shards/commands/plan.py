@@ -9,7 +9,7 @@ from shards.format.shard_set import ShardSet
 from shards.storage.storage import coalesce
 from shards.stream import order
 from shards.stream.augment import Augmentation
-from shards.stream.clip_source import Choice, ClipSource
+from shards.stream.clip_source import ClipSelection, ClipSource
 from shards.stream.styles import named_style
 
 
@@ -61,15 +61,15 @@ def plan(
         slots = order.rank_slots(start, batch_size, rank, world_size)
         num_clips += len(slots)
         for position in slots:
-            # the same choice that a loader makes, from the index alone
-            choice = source.choice(epoch, position)
-            shard_set = sets[choice.number]
-            cost = clip_cost(shard_set, choice)
+            # the same selection that a loader makes, from the index alone
+            selection = source.selection(epoch, position)
+            shard_set = sets[selection.set_index]
+            cost = clip_cost(shard_set, selection)
             num_bytes += cost.num_bytes
             num_requests += cost.num_requests
-            shards_read[shard_set.manifest.shards[choice.row.shard].name] += 1
+            shards_read[shard_set.manifest.shards[selection.row.shard].name] += 1
             if step < steps:
-                clip = f"{choice.row.key}  {choice.frames}  {choice.expression.text}"
+                clip = f"{selection.row.key}  {selection.frames}  {selection.expression.text}"
                 lines.append(
                     f"{step:5d} {position:8d}  {cost.num_bytes:9,d}  {cost.num_requests:8d}  {clip}"
                 )
@@ -86,10 +86,10 @@ def plan(
     return "\n".join(lines)
 
 
-def clip_cost(shard_set: ShardSet, choice: Choice) -> ClipCost:
+def clip_cost(shard_set: ShardSet, selection: ClipSelection) -> ClipCost:
     """Return the bytes and requests that a clip will take from where its set lies."""
-    frames = sorted(set(choice.frames))
-    spans, _ = shard_set.spans(choice.row, frames)
+    frames = sorted(set(selection.frames))
+    spans, _ = shard_set.spans(selection.row, frames)
     # the requests that `Storage.fetch` makes of these members
-    starts, ends, _ = coalesce(spans, shard_set.gap(choice.row))
+    starts, ends, _ = coalesce(spans, shard_set.gap(selection.row))
     return ClipCost(num_bytes=sum(ends) - sum(starts), num_requests=len(starts))

@@ -1,14 +1,23 @@
-"""What may happen to a clip before it is learnt from, and the draw that decides it.
+"""What may happen to a clip before it is learnt from, and the draws that decide it.
 
-The draw is kept in a `Record`; what follows from it is in `record.py` and free of randomness.
+The draws are kept in a `ClipTransform`; what follows from it is free of randomness.
 """
 
 from dataclasses import dataclass, replace
 
 from shards.stream.camera_shake import draw_shakes
 from shards.stream.order import Draws
-from shards.stream.transform import Colour, Crop, Mirror, Record, Resize, Size, Step
+from shards.stream.transform import (
+    ClipTransform,
+    Colour,
+    Crop,
+    Mirror,
+    Resize,
+    Size,
+    Step,
+)
 
+# orders of red, green and blue, as published: the first is drawn as often as the others
 PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
@@ -21,8 +30,8 @@ class Distortion:
         contrast: Largest relative change.
         saturation: Largest relative change.
         permutation: Probability that the channels change places.
-        probability: Of each of the first three.
-        alike: The same for all frames of a clip; published: each frame its own.
+        probability: Probability of each of the first three.
+        alike: All frames of a clip change alike; published: each frame by its own draws.
     """
 
     brightness: float = 32.0
@@ -37,6 +46,8 @@ class Distortion:
 class Augmentation:
     """What may happen to a clip. Sides are in pixels; empty `short_sides` keep the size.
 
+    Names of fields are part of the hash that ties a saved state of a loader to its settings.
+
     Attributes:
         short_sides: Lengths that the short side is resized to, one of them.
         max_side: The long side never exceeds this; None: no limit.
@@ -46,14 +57,14 @@ class Augmentation:
         crop_sides: Smallest and largest side of the crop.
         crop_short_sides: Short sides after the crop.
         crop_max_side: Limit of the long side after the crop.
-        mirror: Probability of mirroring left and right, words included.
+        mirror: Probability of mirroring left and right, in the expression as well.
         mirror_first: Mirror before the frame is resized and cropped, as published for A2D.
-        distortion: Of colours; None: none.
+        distortion: How far colours change; None: not at all.
         lower: Lower-case the expression and squeeze its blanks.
         shake: Make clips of images by moving the camera, as published for joint training.
-        published: With what looks like oversights of the published code: left and right swap inside
-            of other words ("bright" becomes "bleft"), colours beyond 0 to 255 wrap around, and
-            a mirrored frame without the object has its empty box on the right.
+        published: Repeat what looks like oversights of the published code: left and right swap
+            inside of other words ("bright" becomes "bleft"), colours beyond 0 to 255 wrap around,
+            and a mirrored frame without the object has its empty box on the right.
     """
 
     short_sides: tuple[int, ...] = ()
@@ -73,11 +84,17 @@ class Augmentation:
     @classmethod
     def video(cls) -> "Augmentation":
         """As published for Ref-YouTube-VOS and Ref-DAVIS17."""
-        sides = (288, 320, 352, 392, 416, 448, 480, 512)
+        short_sides = (288, 320, 352, 392, 416, 448, 480, 512)
         return cls(
-            short_sides=sides, max_side=640, crop=0.5, crop_short_sides=sides, crop_max_side=640,
-            mirror=0.5, distortion=Distortion(), lower=True,
-        )  # fmt: skip
+            short_sides=short_sides,
+            max_side=640,
+            crop=0.5,
+            crop_short_sides=short_sides,
+            crop_max_side=640,
+            mirror=0.5,
+            distortion=Distortion(),
+            lower=True,
+        )
 
     @classmethod
     def a2d(cls) -> "Augmentation":
@@ -93,10 +110,13 @@ class Augmentation:
     def image(cls) -> "Augmentation":
         """As published for RefCOCO, RefCOCO+ and RefCOCOg."""
         return cls(
-            short_sides=tuple(range(480, 769, 32)), max_side=800, crop=0.5,
-            crop_short_sides=(296, 328, 360, 392, 416, 448, 480, 512), crop_max_side=640,
+            short_sides=tuple(range(480, 769, 32)),
+            max_side=800,
+            crop=0.5,
+            crop_short_sides=(296, 328, 360, 392, 416, 448, 480, 512),
+            crop_max_side=640,
             mirror=0.5,
-        )  # fmt: skip
+        )
 
     @classmethod
     def none(cls) -> "Augmentation":
@@ -106,75 +126,105 @@ class Augmentation:
     @classmethod
     def synthetic(cls) -> "Augmentation":
         """Light changes for small frames: colours stay nameable, sizes and sides what they are."""
-        return cls(mirror=0.5, distortion=Distortion(16.0, 0.1, 0.1, 0.0, alike=True))
+        distortion = Distortion(
+            brightness=16.0,
+            contrast=0.1,
+            saturation=0.1,
+            permutation=0.0,
+            alike=True,
+        )
+        return cls(mirror=0.5, distortion=distortion)
 
 
-def resized(height: int, width: int, short: int, longest: int | None) -> Size:
-    """Size by the published rule: short side `short`, less if the long side passed `longest`."""
-    low, high = min(height, width), max(height, width)
-    if longest is not None and high / low * short > longest:
-        short = round(longest * low / high)
-    if low == short:
+def size_after_resize(height: int, width: int, short_side: int, max_side: int | None) -> Size:
+    """Compute a new size by the published rule, which rounds down the long side.
+
+    Args:
+        height: Old height in pixels.
+        width: Old width in pixels.
+        short_side: New length of the short side, less if the long side passed `max_side`.
+        max_side: Limit of the long side; None: no limit.
+    """
+    low = min(height, width)
+    high = max(height, width)
+    if max_side is not None and high / low * short_side > max_side:
+        short_side = round(max_side * low / high)
+    if low == short_side:
         return height, width
     if width < height:
-        return int(short * height / width), short
-    return short, int(short * width / height)
+        return int(short_side * height / width), short_side
+    return short_side, int(short_side * width / height)
 
 
 def draw_augmentation(
     augmentation: Augmentation, size: Size, num_frames: int, draws: Draws, *, image: bool = False
-) -> Record:
+) -> ClipTransform:
     """Decide all that is to happen to one clip.
 
     Args:
         augmentation: What may happen.
         size: Height and width of its frames, in pixels.
         num_frames: T.
-        draws: Where randomness comes from.
+        draws: The random stream of this clip.
         image: Whether all frames are one image.
     """
+    # The order of the draws decides clips: shakes, geometry, colours.
     shakes = draw_shakes(num_frames, draws) if image and augmentation.shake else ()
     steps = draw_steps(augmentation, size, draws)
     colours = draw_colours(augmentation, num_frames, draws)
-    return Record(size, steps, colours, augmentation.published, shakes)
+    return ClipTransform(
+        source=size,
+        steps=steps,
+        colours=colours,
+        published=augmentation.published,
+        shakes=shakes,
+    )
 
 
 def draw_steps(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:
     """Decide the changes of geometry, the same for all frames of size (height, width)."""
     if augmentation.mirror_first:
-        return _draw_mirror(augmentation, draws) + _draw_size(augmentation, size, draws)
-    return _draw_size(augmentation, size, draws) + _draw_mirror(augmentation, draws)
+        mirror_steps = _draw_mirror(augmentation, draws)
+        size_steps = _draw_size(augmentation, size, draws)
+        return mirror_steps + size_steps
+    size_steps = _draw_size(augmentation, size, draws)
+    mirror_steps = _draw_mirror(augmentation, draws)
+    return size_steps + mirror_steps
 
 
 def draw_colours(augmentation: Augmentation, num_frames: int, draws: Draws) -> tuple[Colour, ...]:
     """Decide the colour changes, one a frame; empty for none."""
-    if augmentation.distortion is None:
+    distortion = augmentation.distortion
+    if distortion is None:
         return ()
-    if augmentation.distortion.alike:
-        return (_draw_colour(augmentation.distortion, draws),) * num_frames
-    return tuple(_draw_colour(augmentation.distortion, draws) for _ in range(num_frames))
+    if distortion.alike:
+        return (_draw_colour(distortion, draws),) * num_frames
+    return tuple(_draw_colour(distortion, draws) for _ in range(num_frames))
 
 
 def _draw_mirror(augmentation: Augmentation, draws: Draws) -> tuple[Step, ...]:
-    """Mirror or not."""
+    """Decide whether to mirror."""
     return (Mirror(),) if draws.chance(augmentation.mirror) else ()
 
 
 def _draw_size(augmentation: Augmentation, size: Size, draws: Draws) -> tuple[Step, ...]:
-    """Resize, or resize, crop and resize."""
+    """Decide on a resize, or on a resize, a crop and another resize."""
     if not augmentation.short_sides:
         return ()
     if draws.chance(1.0 - augmentation.crop):
-        short = draws.choice(augmentation.short_sides)
-        return (Resize(*resized(*size, short, augmentation.max_side)),)
-    before = Resize(*resized(*size, draws.choice(augmentation.crop_resize), None))
+        short_side = draws.choice(augmentation.short_sides)
+        return (Resize(*size_after_resize(*size, short_side, augmentation.max_side)),)
+    first_resize = Resize(*size_after_resize(*size, draws.choice(augmentation.crop_resize), None))
     smallest, largest = augmentation.crop_sides
-    width = draws.integer(smallest, min(before.width, largest))
-    height = draws.integer(smallest, min(before.height, largest))
-    top, left = draws.integer(0, before.height - height), draws.integer(0, before.width - width)
-    short = draws.choice(augmentation.crop_short_sides)
-    after = Resize(*resized(height, width, short, augmentation.crop_max_side))
-    return before, Crop(top, left, height, width), after
+    # Published, width is drawn before height, but top before left.
+    width = draws.integer(smallest, min(first_resize.width, largest))
+    height = draws.integer(smallest, min(first_resize.height, largest))
+    top = draws.integer(0, first_resize.height - height)
+    left = draws.integer(0, first_resize.width - width)
+    crop = Crop(top=top, left=left, height=height, width=width)
+    short_side = draws.choice(augmentation.crop_short_sides)
+    last_resize = Resize(*size_after_resize(height, width, short_side, augmentation.crop_max_side))
+    return first_resize, crop, last_resize
 
 
 def _draw_colour(distortion: Distortion, draws: Draws) -> Colour:
@@ -184,18 +234,24 @@ def _draw_colour(distortion: Distortion, draws: Draws) -> Colour:
     orders give the same colours, so only the order of the draws is kept.
     """
 
-    def change(amount: float, centre: float) -> float:
+    def draw_change(amount: float, centre: float) -> float:
         if not draws.chance(distortion.probability):
             return centre
         return draws.uniform(centre - amount, centre + amount)
 
-    brightness = change(distortion.brightness, 0.0)
+    brightness = draw_change(distortion.brightness, 0.0)
     if draws.chance(0.5):
-        contrast = change(distortion.contrast, 1.0)
-        saturation = change(distortion.saturation, 1.0)
+        contrast = draw_change(distortion.contrast, 1.0)
+        saturation = draw_change(distortion.saturation, 1.0)
     else:
-        saturation = change(distortion.saturation, 1.0)
-        contrast = change(distortion.contrast, 1.0)
-    permute = draws.chance(distortion.permutation)
-    channels = draws.choice(PERMUTATIONS) if permute else (0, 1, 2)
-    return Colour(brightness, contrast, saturation, channels)
+        saturation = draw_change(distortion.saturation, 1.0)
+        contrast = draw_change(distortion.contrast, 1.0)
+    channels = (0, 1, 2)
+    if draws.chance(distortion.permutation):
+        channels = draws.choice(PERMUTATIONS)
+    return Colour(
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        channels=channels,
+    )

@@ -1,14 +1,15 @@
 """What the loader hands to training."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shards.stream.decode import DEVIATION, MEAN
+# Of red, green and blue, scaled to 0 to 1: frames are normalised by these.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Batch:
     Attributes:
         frames: `[B, T, 3, H, W]` float32, ImageNet mean and deviation removed, zero on padding.
         padding: `[B, H, W]` bool, True on padding.
-        expressions: E sentences, already mirrored with their clips.
+        expressions: E expressions, already mirrored with their clips.
         clip_index: `[E]` int64, the clip of each expression; B numbers in order if E = B.
         masks: `[E, T, H, W]` bool, of what the expression names; False on padding and where a frame
             carries no ground truth.
@@ -45,14 +46,31 @@ class Batch:
     positions: list[int]
 
     def pixels(self, clip: int) -> npt.NDArray[np.uint8]:
-        """The frames of one clip as they look, without padding: `[T, h, w, 3]`, on the CPU."""
+        """Return the frames of one clip as they look, without padding: `[T, h, w, 3]`, RGB."""
         height, width = self.sizes[clip].tolist()
-        mean, deviation = (torch.tensor(it).view(3, 1, 1) for it in (MEAN, DEVIATION))
-        pixels = self.frames[clip, :, :, :height, :width].cpu() * deviation + mean
-        return (pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+        std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        pixels = self.frames[clip, :, :, :height, :width].cpu() * std + mean
+        grey_levels = (pixels * 255).round().clamp(0, 255).byte()
+        return grey_levels.permute(0, 2, 3, 1).numpy()
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with every tensor on `device`."""
-        tensors = {name: it for name, it in vars(self).items() if isinstance(it, Tensor)}
-        moved: dict[str, Any] = {n: it.to(device, non_blocking=True) for n, it in tensors.items()}
-        return replace(self, **moved)
+        """Return the same batch with every tensor on `device`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return Batch(
+            frames=move(self.frames),
+            padding=move(self.padding),
+            expressions=self.expressions,
+            clip_index=move(self.clip_index),
+            masks=move(self.masks),
+            boxes_cxcywh=move(self.boxes_cxcywh),
+            visible=move(self.visible),
+            annotated=move(self.annotated),
+            target_frame=move(self.target_frame),
+            sizes=move(self.sizes),
+            keys=self.keys,
+            positions=self.positions,
+        )

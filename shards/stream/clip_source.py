@@ -3,54 +3,77 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.errors import DamageError, ShardError
-from shards.format.rle import BoolArray, decode_mask
-from shards.format.schema import Expression, Frame
+from shards.format.rle import BoolArray
+from shards.format.schema import Expression
 from shards.format.shard_set import ShardSet, VideoRow
 from shards.stream import order
 from shards.stream.augment import Augmentation, draw_augmentation
-from shards.stream.camera_shake import shake_mask
-from shards.stream.quarantine import Place, Quarantine
-from shards.stream.sampling import ClipSampling, clip_frames, list_items
-from shards.stream.transform import (
-    Box,
-    Record,
-    mask_box,
-    mirror_words,
-    transform_boxes,
-    transform_masks,
-)
+from shards.stream.expressions import prepare_expression
+from shards.stream.quarantine import FrameKey, PartKey, Quarantine, ShardKey
+from shards.stream.sampling import ClipSampling, clip_frames, list_items, visible_frames
+from shards.stream.targets import expression_targets
+from shards.stream.transform import ClipTransform
 
 MAX_ATTEMPTS = 100
 T = TypeVar("T")
-At = tuple[int, int, int]  # epoch, position, attempt
+
+
+class StreamPosition(NamedTuple):
+    """What tells the random streams of a clip apart from all others.
+
+    Attributes:
+        epoch: Counted from 0.
+        position: Position in the epoch.
+        attempt: 0 for the item of the position, else the number of its replacement.
+    """
+
+    epoch: int
+    position: int
+    attempt: int
 
 
 @dataclass(frozen=True)
-class Choice:
+class ClipSelection:
     """What a position is to show, before anything of it is read.
 
     Attributes:
-        number: Of the set.
-        video: Its number in the set.
-        row: Of the index.
-        expression: Of the video.
+        set_index: Which shard set.
+        video_index: Which video of the set.
+        row: Index row of the video.
+        expression: Expression of the video that the clip is about.
         target_frame: Frame of the video that the clip is made around.
         frames: T frame numbers.
     """
 
-    number: int
-    video: int
+    set_index: int
+    video_index: int
     row: VideoRow
     expression: Expression
     target_frame: int
     frames: list[int]
+
+    @property
+    def frame_keys(self) -> tuple[FrameKey, ...]:
+        """Keys of the T frames, for the quarantine."""
+        return tuple(FrameKey(self.set_index, self.video_index, frame) for frame in self.frames)
+
+    @property
+    def shard_key(self) -> ShardKey:
+        """Key of the shard the video lies in, for the quarantine."""
+        return ShardKey(self.set_index, self.row.shard)
+
+    @property
+    def target_index(self) -> int:
+        """Index of the target frame in the clip; -1 if absent."""
+        if self.target_frame not in self.frames:
+            return -1
+        return self.frames.index(self.target_frame)
 
 
 @dataclass(frozen=True)
@@ -59,12 +82,12 @@ class Clip:
 
     Attributes:
         epoch: Counted from 0.
-        position: In the epoch.
-        key: Of the video.
-        places: Of each frame, for the quarantine.
+        position: Position in the epoch.
+        key: Key of the video.
+        frame_keys: Keys of the T frames, for the quarantine.
         images: T encoded frames.
-        record: What was drawn.
-        expressions: E sentences, the item's own first.
+        transform: What was drawn for the clip.
+        expressions: E expressions, the item's own first.
         masks: `[E, T, h, w]`, of the new size.
         boxes_cxcywh: `[E, T, 4]`, normalised.
         visible: `[E, T]`, the box has width and height.
@@ -75,9 +98,9 @@ class Clip:
     epoch: int
     position: int
     key: str
-    places: tuple[Place, ...]
+    frame_keys: tuple[FrameKey, ...]
     images: tuple[bytes, ...]
-    record: Record
+    transform: ClipTransform
     expressions: tuple[str, ...]
     masks: BoolArray
     boxes_cxcywh: npt.NDArray[np.float32]
@@ -92,17 +115,17 @@ class ClipSource:
     Args:
         sets: The shard sets.
         weights: Share of each in an epoch; None: each item comes once.
-        num_frames: T.
-        seed: Of order, sampling and augmentation.
+        num_frames: Frames of a clip, T.
+        seed: Seed of order, sampling and augmentation.
         sampling: How clips are cut from videos.
         augmentation: What may happen to them.
-        expressions: Most sentences of a clip: the item's own and others of its video.
+        expressions: Most expressions of a clip: the item's own and others of its video.
         block_shards: Shards of a set read at a time, see `order.epoch_order`.
         max_damage: Frames and shards that may be damaged before `clip` raises.
 
     Attributes:
-        made: Clips made so far.
-        quarantine: What was found damaged.
+        num_clips_made: Clips made so far.
+        quarantine: Frames and shards that are damaged.
 
     Raises:
         ValueError: If the weights do not fit the sets.
@@ -123,34 +146,44 @@ class ClipSource:
         max_damage: int = 0,
     ) -> None:
         """List all items."""
-        self.sets, self.seed, self.num_frames = sets, seed, num_frames
-        self._expressions = expressions
-        self.sampling, self.augmentation, self._block_shards = sampling, augmentation, block_shards
-        self.items = [list_items(s.videos, sampling, num_frames) for s in sets]
+        self.sets = sets
+        self.seed = seed
+        self.num_frames = num_frames
+        self.sampling = sampling
+        self.augmentation = augmentation
+        self._max_expressions = expressions
+        self._block_shards = block_shards
+        self.items = [list_items(shard_set.videos, sampling, num_frames) for shard_set in sets]
         for shard_set, items in zip(sets, self.items, strict=True):
             if not len(items):
                 raise ShardError(
                     f"{shard_set.url}: no expression has a visible object to learn from; "
                     "train on a split with masks"
                 )
-        self._takes = order.quotas([len(items) for items in self.items], weights)
-        self._kept: tuple[int, tuple[order.Ints, order.Ints]] | None = None
+        self._quotas = order.quotas([len(items) for items in self.items], weights)
+        self._cached_epoch: int | None = None
+        self._cached_order: tuple[order.Ints, order.Ints] | None = None
         self._lock = threading.Lock()
-        self.made, self.quarantine = 0, Quarantine(max_damage)
+        self.num_clips_made = 0
+        self.quarantine = Quarantine(max_damage)
 
     def __len__(self) -> int:
         """Clips of an epoch."""
-        return sum(self._takes)
+        return sum(self._quotas)
 
-    def order(self, epoch: int) -> tuple[order.Ints, order.Ints]:
-        """Set and item of every position of an epoch; kept until another epoch is asked for."""
+    def epoch_order(self, epoch: int) -> tuple[order.Ints, order.Ints]:
+        """Return set and item of every position of an epoch, `[N]` each.
+
+        The arrays are kept until another epoch is asked for, as clips of one epoch are asked for
+        one by one.
+        """
         with self._lock:
-            if self._kept is None or self._kept[0] != epoch:
-                made = order.epoch_order(
-                    self.items, self._takes, self.seed, epoch, block_shards=self._block_shards
+            if self._cached_order is None or self._cached_epoch != epoch:
+                self._cached_order = order.epoch_order(
+                    self.items, self._quotas, self.seed, epoch, block_shards=self._block_shards
                 )
-                self._kept = (epoch, made)
-            return self._kept[1]
+                self._cached_epoch = epoch
+            return self._cached_order
 
     def clip(self, epoch: int, position: int) -> Clip:
         """Make the clip of one position, a pure function of seed, settings and shards.
@@ -162,168 +195,158 @@ class ClipSource:
         Raises:
             ShardError: If `MAX_ATTEMPTS` items show no object, or too much is damaged.
         """
-        clip = self._first(self._try_item, epoch, position)
+        clip = self._first_usable(self._try_item, epoch, position)
         with self._lock:
-            self.made += 1
+            self.num_clips_made += 1
         return clip
 
-    def put_aside(self, place: Place, problem: str) -> None:
-        """Quarantine a frame; raises ShardError if too much is damaged."""
-        shard_set, row = self.sets[place[0]], self.sets[place[0]].videos[place[1]]
-        where = f"shard {row.shard}, video {row.key}, frame {row.frame_names[place[2]]}"
-        self.quarantine.add(place, f"{shard_set.url}, {where}: {problem}")
-
-    def choice(self, epoch: int, position: int) -> Choice:
-        """What a position will show if nothing is damaged and no crop hides it; reads nothing.
+    def selection(self, epoch: int, position: int) -> ClipSelection:
+        """Select what a position shows if nothing is damaged and no crop hides it; reads nothing.
 
         Raises:
             ShardError: If `MAX_ATTEMPTS` items show no object.
         """
-        return self._first(self._choose, epoch, position)
+        return self._first_usable(self._select, epoch, position)
 
-    def _first(self, make: Callable[[int, int, At], T | None], epoch: int, position: int) -> T:
-        """What an item or, where that gives None, one of its replacements makes."""
-        which, items = self.order(epoch)
-        number, item = int(which[position % len(self)]), int(items[position % len(self)])
+    def put_aside(self, frame: FrameKey, problem: str) -> None:
+        """Quarantine a frame.
+
+        Raises:
+            ShardError: If too much is damaged.
+        """
+        shard_set = self.sets[frame.set_index]
+        row = shard_set.videos[frame.video_index]
+        name = row.frame_names[frame.frame_index]
+        self.quarantine.add(
+            frame,
+            f"{shard_set.url}, shard {row.shard}, video {row.key}, frame {name}: {problem}",
+        )
+
+    def _first_usable(
+        self, make: Callable[[int, int, StreamPosition], T | None], epoch: int, position: int
+    ) -> T:
+        """Return what the item of a position makes or, if that is None, one of its replacements.
+
+        Args:
+            make: Makes something of set, item and stream, or None if the item is of no use.
+            epoch: Counted from 0.
+            position: Position in the epoch.
+        """
+        set_indices, item_indices = self.epoch_order(epoch)
+        # The last step of an epoch may run past its end: it repeats the first clips.
+        index = position % len(self)
+        set_index = int(set_indices[index])
+        item = int(item_indices[index])
         for attempt in range(MAX_ATTEMPTS):
-            if attempt:
+            if attempt > 0:
                 draws = order.Draws(self.seed, order.REPLACEMENT, epoch, position, attempt)
-                item = draws.integer(0, len(self.items[number]) - 1)
-            if (made := make(number, item, (epoch, position, attempt))) is not None:
-                return made
+                item = draws.integer(0, len(self.items[set_index]) - 1)
+            result = make(set_index, item, StreamPosition(epoch, position, attempt))
+            if result is not None:
+                return result
         raise ShardError(
-            f"{self.sets[number].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
+            f"{self.sets[set_index].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
             "damaged; crop less, or check the set"
         )
 
-    def _choose(self, number: int, item: int, at: At) -> Choice | None:
-        """Draw the frames of an item; None if none of them shows the object."""
-        items = self.items[number]
-        video = int(items.video[item])
-        target_frame = int(items.target_frame[item])
-        row = self.sets[number].videos[video]
-        expression = row.expressions[int(items.expression[item])]
-        draws = order.Draws(self.seed, order.CLIP, *at)
-        length = len(row.annotated)
-        chosen = clip_frames(self.sampling, length, target_frame, self.num_frames, draws)
-        named = [row.visible[name] for name in expression.objects if name in row.visible]
-        if not any(seen[chosen].any() for seen in named):
-            return None
-        return Choice(number, video, row, expression, target_frame, chosen)
+    def _draws(self, purpose: int, stream: StreamPosition) -> order.Draws:
+        """Start a random stream of one purpose."""
+        return order.Draws(self.seed, purpose, stream.epoch, stream.position, stream.attempt)
 
-    def _try_item(self, number: int, item: int, at: At) -> Clip | None:
+    def _select(self, set_index: int, item: int, stream: StreamPosition) -> ClipSelection | None:
+        """Draw the frames of an item; None if none of them shows the object."""
+        items = self.items[set_index]
+        video_index = int(items.video[item])
+        target_frame = int(items.target_frame[item])
+        row = self.sets[set_index].videos[video_index]
+        expression = row.expressions[int(items.expression[item])]
+        draws = self._draws(order.CLIP, stream)
+        length = len(row.annotated)
+        frames = clip_frames(self.sampling, length, target_frame, self.num_frames, draws)
+        if not visible_frames(row, expression)[frames].any():
+            return None
+        return ClipSelection(
+            set_index=set_index,
+            video_index=video_index,
+            row=row,
+            expression=expression,
+            target_frame=target_frame,
+            frames=frames,
+        )
+
+    def _try_item(self, set_index: int, item: int, stream: StreamPosition) -> Clip | None:
         """Draw and read one item; None if it is damaged or shows nothing of its object."""
-        choice = self._choose(number, item, at)
-        if choice is None:
+        selection = self._select(set_index, item, stream)
+        if selection is None:
             return None
-        places = tuple((number, choice.video, frame) for frame in choice.frames)
-        shard = (number, -1, choice.row.shard)
-        if self.quarantine.holds((shard, *places)):
+        if self.quarantine.holds_any((selection.shard_key, *selection.frame_keys)):
+            self.quarantine.count_replaced()
             return None
-        draws = order.Draws(self.seed, order.AUGMENTATION, *at)
-        size = (choice.row.height, choice.row.width)
-        image = len(choice.row.annotated) == 1
-        record = draw_augmentation(self.augmentation, size, self.num_frames, draws, image=image)
+        row = selection.row
+        transform = draw_augmentation(
+            self.augmentation,
+            (row.height, row.width),
+            self.num_frames,
+            self._draws(order.AUGMENTATION, stream),
+            image=len(row.annotated) == 1,
+        )
         try:
-            return self._read(choice, places, record, at)
+            return self._read(selection, transform, stream)
         except DamageError as error:
-            place = shard if error.part is None else (number, choice.video, error.part)
-            self.quarantine.add(place, str(error))
-            self.quarantine.holds([place])
+            part: PartKey = selection.shard_key
+            if error.part is not None:
+                part = FrameKey(set_index, selection.video_index, error.part)
+            self.quarantine.add(part, str(error))
+            self.quarantine.count_replaced()
             return None
 
     def _read(
-        self, choice: Choice, places: tuple[Place, ...], record: Record, at: At
+        self, selection: ClipSelection, transform: ClipTransform, stream: StreamPosition
     ) -> Clip | None:
-        """Read what was chosen; None if nothing of the object is left to be seen."""
-        shard_set, row, expression = self.sets[choice.number], choice.row, choice.expression
-        frames = shard_set.read(choice.video, choice.frames)
-        size, targets = (row.height, row.width), []
-        for spoken in (expression, *self._companions(row, expression, at)):
-            sources = [target_mask(frame, spoken.objects, size) for frame in frames]
-            if record.shakes:
-                sources = list(map(shake_mask, sources, record.shakes))
-            found = [mask_box(source) for source in sources]
-            boxes, visible = target_boxes(found, record)
-            if visible.any():
-                masks = transform_masks(sources, found, record)
-                targets.append((self._words(spoken.text, record), masks, boxes, visible))
-            elif spoken is expression:
-                return None
-        target_frame = -1
-        if choice.target_frame in choice.frames:
-            target_frame = choice.frames.index(choice.target_frame)
-        texts, *arrays = zip(*targets, strict=True)
-        masks, boxes, visible = map(np.stack, arrays)
+        """Read what was selected; None if nothing of the object is left to be seen."""
+        row = selection.row
+        frames = self.sets[selection.set_index].read(selection.video_index, selection.frames)
+        own_targets = expression_targets(frames, selection.expression.objects, transform)
+        if own_targets is None:
+            return None
+        expressions = [selection.expression]
+        targets = [own_targets]
+        for companion in self._draw_companions(row, selection.expression, stream):
+            companion_targets = expression_targets(frames, companion.objects, transform)
+            # A companion whose object a crop hides is left out; others do not replace it.
+            if companion_targets is not None:
+                expressions.append(companion)
+                targets.append(companion_targets)
         return Clip(
-            epoch=at[0],
-            position=at[1],
+            epoch=stream.epoch,
+            position=stream.position,
             key=row.key,
-            places=places,
+            frame_keys=selection.frame_keys,
             images=tuple(frame.image for frame in frames),
-            record=record,
-            expressions=texts,
-            masks=masks,
-            boxes_cxcywh=boxes,
-            visible=visible,
+            transform=transform,
+            expressions=tuple(
+                prepare_expression(
+                    expression.text,
+                    lower=self.augmentation.lower,
+                    mirrored=transform.mirrored,
+                    published=self.augmentation.published,
+                )
+                for expression in expressions
+            ),
+            masks=np.stack([target.masks for target in targets]),
+            boxes_cxcywh=np.stack([target.boxes_cxcywh for target in targets]),
+            visible=np.stack([target.visible for target in targets]),
             annotated=np.array([frame.masks is not None for frame in frames]),
-            target_frame=target_frame,
+            target_frame=selection.target_index,
         )
 
-    def _companions(self, row: VideoRow, expression: Expression, at: At) -> list[Expression]:
-        """Other expressions of the item's video, drawn without repeats, as many as are wanted."""
-        others = [it for it in row.expressions if it is not expression]
-        count = min(self._expressions - 1, len(others))
-        draws = order.Draws(self.seed, order.COMPANIONS, *at)
-        return [others[i] for i in draws.sample(range(len(others)), count)] if count else []
-
-    def _words(self, text: str, record: Record) -> str:
-        """The sentence as training wants it, mirrored with its clip."""
-        if self.augmentation.lower:
-            text = " ".join(text.lower().split())
-        if record.mirrored:
-            text = mirror_words(text, published=self.augmentation.published)
-        return text
-
-
-def target_mask(frame: Frame, objects: Sequence[str], size: tuple[int, int]) -> BoolArray:
-    """Union of the masks of the named objects in one frame; empty where nobody annotated.
-
-    Args:
-        frame: With its masks.
-        objects: Ids.
-        size: Height and width of the masks, in pixels.
-
-    Returns:
-        `[H, W]`.
-
-    Raises:
-        ShardError: If a mask is broken.
-    """
-    found = [decode_mask(mask) for name, mask in (frame.masks or {}).items() if name in objects]
-    return reduce(np.logical_or, found) if found else np.zeros(size, bool)
-
-
-def target_boxes(
-    found: Sequence[Box | None], record: Record
-) -> tuple[npt.NDArray[np.float32], BoolArray]:
-    """Boxes of masks, moved with their frames.
-
-    Args:
-        found: T boxes of the masks of the source frames.
-        record: What happens to them.
-
-    Returns:
-        `[T, 4]` cxcywh normalised, zeros where not visible (published and mirrored: 1, 0, 0, 0),
-        and `[T]` visible: the box has width and height.
-    """
-    corners = np.array([box or (0, 0, 0, 0) for box in found], np.float32)
-    boxes = transform_boxes(corners, record)
-    low, high = boxes[:, :2], boxes[:, 2:]
-    visible = np.array([box is not None for box in found]) & (high > low).all(1)
-    height, width = record.size
-    centred = np.concatenate([(low + high) / 2, high - low], axis=1)
-    centred /= np.array([width, height, width, height], np.float32)
-    absent = np.zeros(4, np.float32)
-    absent[0] = record.published and record.mirrored
-    return np.where(visible[:, None], centred, absent), visible
+    def _draw_companions(
+        self, row: VideoRow, own: Expression, stream: StreamPosition
+    ) -> list[Expression]:
+        """Draw further expressions of the item's video without repeats, as many as are wanted."""
+        candidates = [expression for expression in row.expressions if expression is not own]
+        count = min(self._max_expressions - 1, len(candidates))
+        if count == 0:
+            return []
+        indices = self._draws(order.COMPANIONS, stream).sample(range(len(candidates)), count)
+        return [candidates[index] for index in indices]

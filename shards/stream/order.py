@@ -18,8 +18,8 @@ Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 ORDER, CLIP, AUGMENTATION, REPLACEMENT, COMPANIONS = range(5)
-_NEAR = 32  # positions: neighbours may meet in one batch
-_TRIES = 8
+_NEARBY_POSITIONS = 32  # neighbours may meet in one batch
+_SWAP_TRIES = 8
 
 
 class Draws:
@@ -28,10 +28,10 @@ class Draws:
     Numbers are made from the generator's raw words, whose values NumPy keeps for good.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run; any whole number.
         purpose: One of the constants of this file; purposes do not disturb one another.
         epoch: Counted from 0.
-        position: In the epoch, or whatever else tells the streams of a purpose apart.
+        position: Position in the epoch, or another number that tells streams of a purpose apart.
         attempt: 0, or the number of the replacement of this position's item.
     """
 
@@ -61,11 +61,12 @@ class Draws:
 
     def sample(self, options: Sequence[T], count: int) -> list[T]:
         """`count` different options in random order."""
-        left = list(options)
+        # the first steps of a Fisher-Yates shuffle
+        shuffled = list(options)
         for i in range(count):
-            j = self.integer(i, len(left) - 1)
-            left[i], left[j] = left[j], left[i]
-        return left[:count]
+            j = self.integer(i, len(shuffled) - 1)
+            shuffled[i], shuffled[j] = shuffled[j], shuffled[i]
+        return shuffled[:count]
 
     def permutation(self, length: int) -> Ints:
         """The numbers 0 to length - 1 in random order."""
@@ -113,7 +114,7 @@ def quotas(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
             f"{len(sizes)} shard sets need as many weights >= 0, not all 0; got {list(weights)}"
         )
     ends = np.round(np.cumsum(weights) / sum(weights) * sum(sizes)).astype(int)
-    return [int(q) for q in np.diff(ends, prepend=0)]
+    return [int(quota) for quota in np.diff(ends, prepend=0)]
 
 
 def epoch_order(
@@ -124,7 +125,7 @@ def epoch_order(
     Args:
         sets: The shard sets of the mixture.
         takes: Clips of each set an epoch, from `quotas`.
-        seed: Of the run.
+        seed: Seed of the run.
         epoch: Counted from 0.
         block_shards: Shards of a set that are read at a time, which keeps reads local; 0: all.
 
@@ -133,26 +134,32 @@ def epoch_order(
     """
     total = sum(takes)
     # Sorting one random key a clip mixes the sets evenly and leaves each set's own order as it is.
-    which = np.repeat(np.arange(len(sets)), takes)
-    which = which[Draws(seed, ORDER, epoch, len(sets)).permutation(total)]
-    item = np.empty(total, np.int64)
-    for number, (items, take) in enumerate(zip(sets, takes, strict=True)):
-        item[which == number] = _set_order(items, take, seed, epoch, number, block_shards)
-    return which, item
+    set_indices = np.repeat(np.arange(len(sets)), takes)
+    # Streams 0, 1, .. of ORDER belong to the sets, the next one to their mixture.
+    set_indices = set_indices[Draws(seed, ORDER, epoch, len(sets)).permutation(total)]
+    item_indices = np.empty(total, np.int64)
+    for set_index, (items, take) in enumerate(zip(sets, takes, strict=True)):
+        item_indices[set_indices == set_index] = _set_order(
+            items, take, seed, epoch, set_index, block_shards
+        )
+    return set_indices, item_indices
 
 
 def _set_order(
-    items: Items, take: int, seed: int, epoch: int, number: int, block_shards: int
+    items: Items, take: int, seed: int, epoch: int, set_index: int, block_shards: int
 ) -> Ints:
     """The next `take` items of a set: a window on its endless row of permutations."""
     if take == 0:
         return np.empty(0, np.int64)
-    first, last = epoch * take, (epoch + 1) * take - 1
+    first = epoch * take
+    last = (epoch + 1) * take - 1
     rounds = range(first // len(items), last // len(items) + 1)
-    streams = (Draws(seed, ORDER, it, number) for it in rounds)
-    row = np.concatenate([_permute(items, draws, block_shards) for draws in streams])
+    permutations = [
+        _permute(items, Draws(seed, ORDER, round_index, set_index), block_shards)
+        for round_index in rounds
+    ]
     start = first - rounds[0] * len(items)
-    return row[start : start + take]
+    return np.concatenate(permutations)[start : start + take]
 
 
 def _permute(items: Items, draws: Draws, block_shards: int) -> Ints:
@@ -185,27 +192,35 @@ def _spread(videos: Ints, share: float, draws: Draws) -> Ints:
     Returns:
         `[n]` which position to take each from.
     """
-    placed, source = videos.copy(), np.arange(len(videos))
+    spread_videos = videos.copy()
+    source = np.arange(len(videos))
 
-    def meets(video: int, position: int) -> int:
-        near = placed[max(0, position - _NEAR) : position + _NEAR + 1]
-        return int((near == video).sum())
+    def meetings(video: int, position: int) -> int:
+        first = max(0, position - _NEARBY_POSITIONS)
+        nearby = spread_videos[first : position + _NEARBY_POSITIONS + 1]
+        return int((nearby == video).sum())
 
-    distances = range(1, min(_NEAR, len(videos) - 1) + 1)
-    met = [np.flatnonzero(videos[d:] == videos[:-d]) + d for d in distances]
-    pairs = sum(len(positions) for positions in met)
+    # for each distance, the positions whose video also stands that far before them
+    distances = range(1, min(_NEARBY_POSITIONS, len(videos) - 1) + 1)
+    repeats = [
+        np.flatnonzero(videos[distance:] == videos[:-distance]) + distance for distance in distances
+    ]
+    pairs = sum(len(positions) for positions in repeats)
     excess = pairs - round(share * pairs)
-    crowded = np.unique(np.concatenate(met)) if met else source[:0]
-    for here in crowded[draws.permutation(len(crowded))]:
+    crowded = np.unique(np.concatenate(repeats)) if repeats else source[:0]
+    for position in crowded[draws.permutation(len(crowded))]:
         if excess <= 0:
             break
-        for _ in range(_TRIES):
-            there = draws.integer(0, len(videos) - 1)
-            if meets(placed[here], there) or meets(placed[there], here):
+        for _ in range(_SWAP_TRIES):
+            partner = draws.integer(0, len(videos) - 1)
+            video = spread_videos[position]
+            partner_video = spread_videos[partner]
+            if meetings(video, partner) or meetings(partner_video, position):
                 continue
-            excess -= meets(placed[here], here) + meets(placed[there], there) - 2
-            for array in (placed, source):
-                array[[here, there]] = array[[there, here]]
+            # each counts itself once, which is no meeting
+            excess -= meetings(video, position) + meetings(partner_video, partner) - 2
+            for array in (spread_videos, source):
+                array[[position, partner]] = array[[partner, position]]
             break
     return source
 
@@ -238,7 +253,7 @@ class State:
     Attributes:
         manifests: Hash of all manifests.
         settings: Hash of the settings that shape the stream.
-        seed: Of the run.
+        seed: Seed of the run.
         epoch: Counted from 0.
         position: The next one to deliver.
     """

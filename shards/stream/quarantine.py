@@ -1,13 +1,31 @@
-"""What cannot be read, put aside so that training goes on, and told."""
+"""Damaged frames and shards, put aside and reported so that training goes on."""
 
 import logging
 import threading
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from shards.errors import ShardError
 
-Place = tuple[int, int, int]  # set, video, frame; or set, -1, shard
 _log = logging.getLogger(__name__)
+
+
+class FrameKey(NamedTuple):
+    """A frame of a mixture of shard sets."""
+
+    set_index: int
+    video_index: int
+    frame_index: int
+
+
+class ShardKey(NamedTuple):
+    """A shard of a mixture of shard sets."""
+
+    set_index: int
+    shard_index: int
+
+
+PartKey = FrameKey | ShardKey
 
 
 class Quarantine:
@@ -20,36 +38,41 @@ class Quarantine:
         budget: Frames and shards that may be damaged before training ends.
 
     Attributes:
-        replaced: Clips replaced so far.
+        num_replaced: Clips replaced so far.
     """
 
     def __init__(self, budget: int) -> None:
-        self.budget, self.replaced = budget, 0
-        self._reasons: dict[Place, str] = {}
+        """Start with nothing put aside."""
+        self.budget = budget
+        self.num_replaced = 0
+        self._reasons: dict[PartKey, str] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Number of damaged frames and shards."""
         return len(self._reasons)
 
-    def holds(self, places: Iterable[Place]) -> bool:
-        """Whether any of these places is damaged, as far as is known; counts a replaced clip."""
-        found = bool(self._reasons) and any(place in self._reasons for place in places)
-        if found:
-            with self._lock:
-                self.replaced += 1
-        return found
+    def holds_any(self, parts: Iterable[PartKey]) -> bool:
+        """Say whether any of these parts is known to be damaged."""
+        # Nearly always nothing is damaged: skip building keys for every clip. Reading without the
+        # lock is safe, a part that is added meanwhile is found damaged again when it is read.
+        return bool(self._reasons) and any(part in self._reasons for part in parts)
 
-    def add(self, place: Place, reason: str) -> None:
-        """Put a place aside.
+    def count_replaced(self) -> None:
+        """Count a clip that gives way to another because it needs a damaged part."""
+        with self._lock:
+            self.num_replaced += 1
+
+    def add(self, part: PartKey, reason: str) -> None:
+        """Put a part aside; one that is put aside already keeps its first reason.
 
         Raises:
-            ShardError: If these are more than the budget.
+            ShardError: If more parts are damaged than the budget allows.
         """
         with self._lock:
-            if place in self._reasons:
+            if part in self._reasons:
                 return
-            self._reasons[place] = reason
+            self._reasons[part] = reason
             _log.warning("quarantined: %s", reason)
             if len(self._reasons) > self.budget:
                 raise ShardError(
@@ -58,8 +81,8 @@ class Quarantine:
                 )
 
     def report(self) -> str:
-        """What was put aside and why, a line each."""
+        """List what was put aside and why, a line each behind a summary."""
         with self._lock:
             reasons = sorted(self._reasons.values())
-        head = f"{len(reasons)} damaged frames or shards, {self.replaced} clips replaced"
-        return "\n".join([head, *reasons])
+        summary = f"{len(reasons)} damaged frames or shards, {self.num_replaced} clips replaced"
+        return "\n".join([summary, *reasons])

@@ -12,19 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from shards.stream.augment import Augmentation, draw_colours, draw_steps, resized
-from shards.stream.clip_source import target_boxes
-from shards.stream.decode import DEVIATION, MEAN, Collator, FrameDecoder, recolour
+from shards.stream.augment import Augmentation, draw_colours, draw_steps, size_after_resize
+from shards.stream.batch import IMAGENET_MEAN, IMAGENET_STD
+from shards.stream.collate import Collator, recolour
+from shards.stream.decode import FrameDecoder
+from shards.stream.expressions import mirror_expression
+from shards.stream.geometry import transform_boxes
+from shards.stream.targets import mask_box, target_boxes, transform_masks
 from shards.stream.transform import (
+    ClipTransform,
     Crop,
     Mirror,
-    Record,
     Resize,
     Step,
-    mask_box,
-    mirror_words,
-    transform_boxes,
-    transform_masks,
 )
 from tests.golden.fixtures import Cases, Entry, blob, compare, hold, read_fixture
 from tests.golden.published_draws import ColourDraws, StepDraws, seed_published
@@ -70,9 +70,8 @@ def steps_of(clip: Clip, name: str) -> tuple[Step, ...]:
     """What the name of a reference outcome stands for."""
     if name.startswith("resize_"):
         short, longest = name.split("_")[1:]
-        return (
-            Resize(*resized(*clip.size, int(short), None if longest == "None" else int(longest))),
-        )
+        max_side = None if longest == "None" else int(longest)
+        return (Resize(*size_after_resize(*clip.size, int(short), max_side)),)
     if name.startswith("crop_"):
         source = clip.tables["transforms"]["steps"][name.removesuffix("_check")]
         return (Crop(*source["region_ijhw"]),)
@@ -82,27 +81,29 @@ def steps_of(clip: Clip, name: str) -> tuple[Step, ...]:
     return ()
 
 
-def outcomes(clip: Clip) -> Iterator[tuple[str, dict[str, Any], Record]]:
+def outcomes(clip: Clip) -> Iterator[tuple[str, dict[str, Any], ClipTransform]]:
     for name, expected in clip.tables["transforms"]["steps"].items():
         if not name.startswith("pad"):  # padding is the batch's, see test_loader.py
-            yield name, expected, Record(clip.size, steps_of(clip, name))
+            yield name, expected, ClipTransform(clip.size, steps_of(clip, name))
 
 
-def decode(decoder: FrameDecoder, frames: np.ndarray, record: Record) -> list[torch.Tensor]:
+def decode(
+    decoder: FrameDecoder, frames: np.ndarray, transform: ClipTransform
+) -> list[torch.Tensor]:
     images = []
     for frame in frames:
         file = io.BytesIO()
         Image.fromarray(frame).save(file, "PNG")
         images.append(file.getvalue())
-    return decoder.decode(images, [record] * len(images))
+    return decoder.decode(images, [transform] * len(images))
 
 
 def test_sizes(clip: Clip) -> None:
     for width, height, short, longest, out_width, out_height in clip.tables["resize_table"]["rows"]:
-        wrong = resized(height, width, short, longest) != (out_height, out_width)
+        wrong = size_after_resize(height, width, short, longest) != (out_height, out_width)
         hold("size rules, sizes that differ", 0, wrong)
     for width, height, out_width, out_height in clip.tables["inference_resize"]["rows"]:
-        assert resized(height, width, 360, None) == (out_height, out_width)
+        assert size_after_resize(height, width, 360, None) == (out_height, out_width)
 
 
 def test_boxes_of_masks(clip: Clip) -> None:
@@ -113,15 +114,15 @@ def test_boxes_of_masks(clip: Clip) -> None:
 def test_geometry(clip: Clip) -> None:
     boxes = np.array(clip.tables["transforms"]["boxes_in"], np.float32)
     checked = 0
-    for name, expected, record in outcomes(clip):
-        assert list(record.size) == expected["size"], name
+    for name, expected, transform in outcomes(clip):
+        assert list(transform.size) == expected["size"], name
         mask_boxes = [mask_box(mask) for mask in clip.masks]
-        masks = transform_masks(clip.masks, mask_boxes, record)
+        masks = transform_masks(clip.masks, mask_boxes, transform)
         assert masks.sum((1, 2)).tolist() == expected["mask_area"], name
         bits = np.packbits(masks.reshape(-1))
         wrong = (bits != clip.arrays[f"{name}/mask_bits"].values).sum()
         hold("transforms, bytes of masks that differ", 0, wrong, name)
-        centred, visible = target_boxes(mask_boxes, record)
+        centred, visible = target_boxes(mask_boxes, transform)
         if name.endswith("_check") or name == "check_only":
             assert visible.tolist() == [bool(v) for v in expected["valid"]], name
             checked += 1
@@ -131,7 +132,7 @@ def test_geometry(clip: Clip) -> None:
             )  # a box without width is dropped
             np.testing.assert_allclose(centred, visible_boxes, atol=1e-6)
         else:
-            moved = transform_boxes(boxes, record)
+            moved = transform_boxes(boxes, transform)
             deviation = np.abs(np.subtract(moved, expected["boxes"])).max()
             hold("transforms, boxes in pixels", 1e-4, deviation, name)
     assert checked
@@ -140,12 +141,12 @@ def test_geometry(clip: Clip) -> None:
 def test_words(clip: Clip) -> None:
     steps = clip.tables["transforms"]["steps"]
     before, after = steps["input"]["caption"], steps["random_hflip_p1"]["caption"]
-    assert mirror_words(before, published=True) == mirror_words(before) == after
+    assert mirror_expression(before, published=True) == mirror_expression(before) == after
 
 
 def test_pixels(clip: Clip, decoder: FrameDecoder) -> None:
-    for name, expected, record in outcomes(clip):
-        pixels = decode(decoder, clip.frames, record)
+    for name, expected, transform in outcomes(clip):
+        pixels = decode(decoder, clip.frames, transform)
         if name == "normalize":
             continue
         total = sum(int(p.long().sum()) for p in pixels)
@@ -170,9 +171,9 @@ def _reference(frame: np.ndarray, height: int, width: int) -> Image.Image:
 
 
 def test_normalise(clip: Clip, decoder: FrameDecoder) -> None:
-    record = Record(clip.size, ())
-    pixels = decode(decoder, clip.frames, record)
-    frames = Collator()(pixels, [record], len(pixels), pad_to=1)[0]
+    transform = ClipTransform(clip.size, ())
+    pixels = decode(decoder, clip.frames, transform)
+    frames = Collator()(pixels, [transform], len(pixels), pad_to=1)[0]
     total = clip.tables["transforms"]["steps"]["normalize"]["image_sum"]
     hold("transforms, normalised pixels", 1e-6, abs(float(frames.double().sum()) / total - 1))
     hold("transforms, normalised pixels", 1e-6, compare(clip.arrays["normalize/frame0"], frames[0]))
@@ -215,28 +216,32 @@ def test_whole_pipeline(clip: Clip, decoder: FrameDecoder) -> None:
     for row in table["rows"]:
         seed_published(row["seed"])
         steps = draw_steps(augmentation, (height, width), StepDraws())
-        record = Record((height, width), steps, draw_colours(augmentation, 3, ColourDraws()))
-        published = replace(record, published=True)
-        assert list(record.size) == row["size"]
+        transform = ClipTransform(
+            (height, width), steps, draw_colours(augmentation, 3, ColourDraws())
+        )
+        published = replace(transform, published=True)
+        assert list(transform.size) == row["size"]
         mask_boxes = [mask_box(mask) for mask in masks]
-        boxes, visible = target_boxes(mask_boxes, record)
+        boxes, visible = target_boxes(mask_boxes, transform)
         assert visible.tolist() == [bool(v) for v in row["valid"]]
         np.testing.assert_allclose(boxes[visible], np.array(row["boxes"])[visible], atol=1e-6)
         assert not boxes[~visible].any()
         np.testing.assert_allclose(target_boxes(mask_boxes, published)[0], row["boxes"], atol=1e-6)
-        moved = transform_masks(masks, mask_boxes, record)
+        moved = transform_masks(masks, mask_boxes, transform)
         assert moved.sum((1, 2)).tolist() == row["mask_area"]
-        captions.setdefault(record.mirrored, row["caption"])
-        assert captions[record.mirrored] == row["caption"]
+        captions.setdefault(transform.mirrored, row["caption"])
+        assert captions[transform.mirrored] == row["caption"]
         hold_pixels(row, collate(decoder, frames, published))
-        deviation = (collate(decoder, frames, record) - step_by_step(frames, record)).abs().mean()
+        deviation = (
+            (collate(decoder, frames, transform) - step_by_step(frames, transform)).abs().mean()
+        )
         hold("transforms, pipeline against Pillow, mean in grey levels", 0.03, deviation / GREY)
     if len(captions) == 2:
-        assert mirror_words(captions[False]) == captions[True]
+        assert mirror_expression(captions[False]) == captions[True]
 
 
-def collate(decoder: FrameDecoder, frames: np.ndarray, record: Record) -> torch.Tensor:
-    return Collator()(decode(decoder, frames, record), [record], len(frames), pad_to=1)[0]
+def collate(decoder: FrameDecoder, frames: np.ndarray, transform: ClipTransform) -> torch.Tensor:
+    return Collator()(decode(decoder, frames, transform), [transform], len(frames), pad_to=1)[0]
 
 
 def hold_pixels(row: dict[str, Any], published: torch.Tensor) -> None:
@@ -250,12 +255,12 @@ def hold_pixels(row: dict[str, Any], published: torch.Tensor) -> None:
         hold("transforms, whole pipeline, mean and deviation in grey levels", 0.3, deviation, name)
 
 
-def step_by_step(frames: np.ndarray, record: Record) -> torch.Tensor:
+def step_by_step(frames: np.ndarray, transform: ClipTransform) -> torch.Tensor:
     """Normalised frames by Pillow and NumPy; colours beyond 0 to 255 are clipped."""
     clipped = []
-    for frame, colour in zip(frames, record.colours, strict=True):
+    for frame, colour in zip(frames, transform.colours, strict=True):
         image = Image.fromarray(frame)
-        for step in record.steps:
+        for step in transform.steps:
             if isinstance(step, Mirror):
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             elif isinstance(step, Crop):
@@ -267,7 +272,7 @@ def step_by_step(frames: np.ndarray, record: Record) -> torch.Tensor:
         highest = pixels.max(-1, keepdims=True)
         pixels = (highest - (highest - pixels) * colour.saturation)[..., list(colour.channels)]
         clipped.append(pixels.clip(0, 255))
-    normalised = (torch.from_numpy(np.stack(clipped)).float() / 255 - torch.tensor(MEAN)) / (
-        torch.tensor(DEVIATION)
-    )
+    normalised = (
+        torch.from_numpy(np.stack(clipped)).float() / 255 - torch.tensor(IMAGENET_MEAN)
+    ) / (torch.tensor(IMAGENET_STD))
     return normalised.permute(0, 3, 1, 2)

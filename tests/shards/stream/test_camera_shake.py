@@ -10,8 +10,8 @@ import torch
 from shards import ClipLoader, ClipStyle
 from shards.stream.augment import Augmentation
 from shards.stream.camera_shake import draw_shakes, homography, shake_mask, source_points
-from shards.stream.decode import shake_image
 from shards.stream.order import AUGMENTATION, Draws
+from shards.stream.reshape import shake_image
 from shards.stream.sampling import ClipSampling, list_items
 from shards.stream.transform import Shake
 from tests.shards.sample_videos import build_toy
@@ -79,11 +79,11 @@ def test_images_become_clips_and_videos_stay(tmp_path: Path) -> None:
     for batch in with_loader:
         clip = with_loader.source.clip(0, batch.positions[0])
         frames = batch.frames[0]
-        if clip.record.shakes:
-            assert clip.record.source == clip.record.size
-            assert clip.record.shakes.count(Shake()) == 1
+        if clip.transform.shakes:
+            assert clip.transform.source == clip.transform.size
+            assert clip.transform.shakes.count(Shake()) == 1
             assert len({frame.numpy().tobytes() for frame in frames}) == 3
-        shaken.setdefault(batch.keys[0], bool(clip.record.shakes))
+        shaken.setdefault(batch.keys[0], bool(clip.transform.shakes))
     with_loader.close()
     assert shaken == {"toy-00": True, "toy-03": False, "toy-06": True, "toy-09": False}
     rows = list(with_loader.sets[0].videos)

@@ -12,14 +12,25 @@ import pytest
 import torch
 from PIL import Image
 
-from shards import Batch, ClipLoader, ClipStyle, Expression, Plan, ShardError, ShardSet, build_set
+from shards import (
+    Batch,
+    ClipLoader,
+    ClipStyle,
+    Expression,
+    Plan,
+    ShardError,
+    ShardSet,
+    Video,
+    build_set,
+    encode_mask,
+)
 from shards.format.rle import decode_mask
 from shards.format.schema import Frame
 from shards.stream.augment import Augmentation
+from shards.stream.batch import IMAGENET_MEAN, IMAGENET_STD
 from shards.stream.clip_source import MAX_ATTEMPTS
-from shards.stream.decode import DEVIATION, MEAN, make_team
+from shards.stream.order import REPLACEMENT, Draws
 from shards.stream.sampling import ClipSampling
-from shards.stream.transform import Mirror, Record
 from tests.shards.sample_videos import build_toy, make_video
 
 PUBLISHED_SAMPLING = ClipSampling.youtube_vos()
@@ -48,14 +59,15 @@ def make_style(
 
 @pytest.fixture
 def loaders() -> Iterator[Any]:
-    made: list[ClipLoader] = []
+    opened: list[ClipLoader] = []
 
     def make(sets: Sequence[str | ShardSet], **settings: Any) -> ClipLoader:
-        made.append(make_loader(sets, **settings))
-        return made[-1]
+        loader = make_loader(sets, **settings)
+        opened.append(loader)
+        return loader
 
     yield make
-    for loader in made:
+    for loader in opened:
         loader.close()
 
 
@@ -101,11 +113,11 @@ def test_a_batch_says_what_is_in_the_shards(toy: str, loaders: Any) -> None:
             assert not batch.frames[b][..., batch.padding[b]].any()
             assert not batch.masks[b][..., batch.padding[b]].any()
             expression = next(e for e in video.expressions if e.text == batch.expressions[b])
-            numbers = [frame for _, _, frame in clip.places]
+            numbers = [frame for _, _, frame in clip.frame_keys]
             for t, number in enumerate(numbers):
                 frame = video.frames[number]
                 pixels = batch.frames[b, t, :, :h, :w].permute(1, 2, 0)
-                grey = (pixels * torch.tensor(DEVIATION) + torch.tensor(MEAN)) * 255
+                grey = (pixels * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)) * 255
                 stored = np.asarray(Image.open(io.BytesIO(frame.image)).convert("RGB"))
                 np.testing.assert_allclose(grey, stored, atol=1e-3)
                 check_target(batch, b, t, frame, expression.objects)
@@ -142,12 +154,14 @@ def test_further_expressions_of_a_clip_come_with_their_own_targets(toy: str, loa
         for e, b in enumerate(batch.clip_index.tolist()):
             clip = two.source.clip(0, batch.positions[b])
             assert batch.expressions[e] in clip.expressions
-            if not clip.record.mirrored:
-                texts = [it.text for it in videos[batch.keys[b]].expressions]
-                assert batch.expressions[e] in texts
+            if not clip.transform.mirrored:
+                row = videos[batch.keys[b]]
+                assert batch.expressions[e] in [expression.text for expression in row.expressions]
         counts = batch.clip_index.bincount()
         assert counts.max() == 2
-        assert all(len(set(two.source.clip(0, p).expressions)) >= 1 for p in batch.positions)
+        for position in batch.positions:
+            clip = two.source.clip(0, position)
+            assert len(clip.expressions) == len(clip.masks) <= 2
 
 
 def test_an_epoch_delivers_each_item_once_and_nothing_unseen(toy: str, loaders: Any) -> None:
@@ -157,9 +171,9 @@ def test_an_epoch_delivers_each_item_once_and_nothing_unseen(toy: str, loaders: 
     positions = [p for batch in batches for p in batch.positions]
     assert positions == list(range(len(loader) * 4))
     assert all(batch.visible.any(1).all() for batch in batches)
-    which, item = loader.source.order(0)
-    assert sorted(item) == list(range(len(loader.source)))
-    assert not which.any()
+    set_indices, item_indices = loader.source.epoch_order(0)
+    assert sorted(item_indices) == list(range(len(loader.source)))
+    assert not set_indices.any()
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -178,9 +192,9 @@ def test_clips_are_the_same_for_every_number_of_ranks(
 
 def test_resuming_twice_on_other_ranks_loses_and_repeats_nothing(toy: str, loaders: Any) -> None:
     healthy = loaders([toy])
-    wanted = clips_of(list(healthy))
+    expected = clips_of(list(healthy))
     first = loaders([toy], prefetch=3)
-    got = [batch for _, batch in zip(range(2), first, strict=False)]
+    delivered = [batch for _, batch in zip(range(2), first, strict=False)]
     state = json.loads(json.dumps(first.state_dict()))
     assert len(json.dumps(state)) < 1000
     pair = [loaders([toy], rank=rank, world_size=2) for rank in (0, 1)]
@@ -188,13 +202,13 @@ def test_resuming_twice_on_other_ranks_loses_and_repeats_nothing(toy: str, loade
         rank.load_state_dict(state)
         rank.set_epoch(0)  # as a training loop does; must not rewind
         stream = iter(rank)
-        got += [next(stream) for _ in range(3)]
+        delivered += [next(stream) for _ in range(3)]
     assert pair[0].state_dict() == pair[1].state_dict()
     last = loaders([toy], threads=2)
     last.load_state_dict(pair[0].state_dict())
-    got += list(last)
-    assert clips_of(got) == wanted
-    assert sum(len(batch.positions) for batch in got) == len(wanted)
+    delivered += list(last)
+    assert clips_of(delivered) == expected
+    assert sum(len(batch.positions) for batch in delivered) == len(expected)
     assert (last.state_dict()["epoch"], last.state_dict()["position"]) == (1, 0)
 
 
@@ -212,7 +226,7 @@ def test_a_state_moves_with_what_was_taken_not_with_what_was_made(toy: str, load
     assert loader.state_dict()["position"] == 0
     next(stream)
     for _ in range(100):
-        if all(made.done() for made in loader._ahead):
+        if all(future.done() for future in loader._ahead):
             break
         threading.Event().wait(0.05)
     assert loader.state_dict()["position"] == 4
@@ -228,7 +242,7 @@ def test_a_step_in_parts_has_the_same_clips_and_moves_the_state_once(
     streams = [iter(loader) for loader in ranks]
     for step in range(len(ranks[0])):
         for part in (0, 1):
-            assert {it.state_dict()["position"] for it in ranks} == {4 * step}
+            assert {loader.state_dict()["position"] for loader in ranks} == {4 * step}
             batches = [next(stream) for stream in streams]
             assert [b.positions for b in batches] == [[4 * step + 2 * part + r] for r in (0, 1)]
             assert all(whole[p] == clip for p, clip in clips_of(batches).items())
@@ -263,24 +277,33 @@ def test_settings_are_checked(toy: str) -> None:
 
 def test_mirrored_clips_carry_mirrored_words_and_boxes(toy: str, loaders: Any) -> None:
     plain = Augmentation.none()
-    here = clips_of(list(loaders([toy], style=make_style(augmentation=plain))))
+    originals = clips_of(list(loaders([toy], style=make_style(augmentation=plain))))
     batches = list(loaders([toy], style=make_style(augmentation=replace(plain, mirror=1.0))))
-    there = clips_of(batches)
-    for position, (key, words, _, _, boxes, visible, _) in here.items():
-        assert there[position][0] == key
-        assert there[position][1] == words.replace("left", "right")
-        assert there[position][5] == visible
-        for box, mirrored, seen in zip(boxes, there[position][4], visible, strict=True):
-            if seen:
-                assert mirrored == pytest.approx([1 - box[0], *box[1:]], abs=1e-6)
+    mirrored = clips_of(batches)
+    for position, (key, expression, _, _, boxes, visible, _) in originals.items():
+        assert mirrored[position][0] == key
+        assert mirrored[position][1] == expression.replace("left", "right")
+        assert mirrored[position][5] == visible
+        for box, mirrored_box, is_visible in zip(
+            boxes, mirrored[position][4], visible, strict=True
+        ):
+            if is_visible:
+                assert mirrored_box == pytest.approx([1 - box[0], *box[1:]], abs=1e-6)
     assert any("right" in expression for batch in batches for expression in batch.expressions)
 
 
 def test_training_texts_are_lower_case(toy: str, loaders: Any) -> None:
     lower = replace(Augmentation.none(), lower=True)
-    source = loaders([toy], style=make_style(augmentation=lower)).source
-    assert source._words("  The  LEFT\tdog ", Record((8, 8), ())) == "the left dog"
-    assert source._words("The Left Dog", Record((8, 8), (Mirror(),))) == "the right dog"
+    plain = {
+        position: clip[1]
+        for position, clip in clips_of(
+            list(loaders([toy], style=make_style(augmentation=Augmentation.none())))
+        ).items()
+    }
+    lowered = clips_of(list(loaders([toy], style=make_style(augmentation=lower))))
+    assert {position: clip[1] for position, clip in lowered.items()} == {
+        position: expression.lower() for position, expression in plain.items()
+    }
 
 
 class Broken(ShardSet):
@@ -289,13 +312,12 @@ class Broken(ShardSet):
     damage = staticmethod(lambda image: image[:60])
 
     def read(self, video: int, frames: Sequence[int]) -> list[Frame]:
-        read = super().read(video, frames)
+        read_frames = super().read(video, frames)
         if self.videos[video].key != "toy-04":
-            return read
-        bad = [frame.name == "00010" for frame in read]
+            return read_frames
         return [
-            replace(frame, image=self.damage(frame.image)) if worse else frame
-            for frame, worse in zip(read, bad, strict=True)
+            replace(frame, image=self.damage(frame.image)) if frame.name == "00010" else frame
+            for frame in read_frames
         ]
 
 
@@ -307,13 +329,15 @@ def test_a_broken_image_is_named(toy: str, loaders: Any) -> None:
 
 
 def test_broken_images_are_replaced_alike_on_all_ranks(toy: str, loaders: Any) -> None:
-    healthy, alone = clips_of(list(loaders([toy]))), loaders([Broken.open(toy)])
+    healthy = clips_of(list(loaders([toy])))
+    alone = loaders([Broken.open(toy)])
     delivered = clips_of(list(alone))
     replaced = {p for p, clip in delivered.items() if clip != healthy[p]}
     assert replaced
     assert {healthy[p][0] for p in replaced} == {"toy-04"}
-    found = alone.stats()
-    assert (found["quarantined"], found["replaced"] >= len(replaced)) == (1, True)
+    stats = alone.stats()
+    assert stats["quarantined"] == 1
+    assert stats["replaced"] >= len(replaced)
     head, reason = alone.report().splitlines()
     assert head.startswith("1 damaged frames or shards, ")
     assert "video toy-04, frame 00010: the image does not decode" in reason
@@ -321,29 +345,58 @@ def test_broken_images_are_replaced_alike_on_all_ranks(toy: str, loaders: Any) -
     assert clips_of([batch for rank in pair for batch in rank]) == delivered
 
 
-def test_an_object_that_no_crop_shows_ends_training(toy: str, loaders: Any) -> None:
-    loader = loaders([toy])
-    loader.source._try_item = lambda *_: None
+def thin_video(key: str) -> Video:
+    """A video whose objects are a pixel wide: their boxes have no width, no clip shows them."""
+    video = make_video(key)
+    frames = []
+    for frame in video.frames:
+        masks = None
+        if frame.masks is not None:
+            column = np.zeros((video.height, video.width), bool)
+            column[2:9, 5] = True
+            masks = {name: encode_mask(column) for name in frame.masks}
+        frames.append(replace(frame, masks=masks))
+    return replace(video, frames=frames)
+
+
+def build_mixed(folder: Path, thin: Sequence[str], wide: Sequence[str]) -> str:
+    videos = {key: thin_video(key) for key in thin} | {key: make_video(key) for key in wide}
+    plans = [Plan(key, 1) for key in videos]
+    build_set(plans, videos.__getitem__, str(folder), dataset="toy", split="train", settings={})
+    return str(folder)
+
+
+def test_an_object_that_no_crop_shows_ends_training(tmp_path: Path, loaders: Any) -> None:
+    loader = loaders([build_mixed(tmp_path, thin=["a", "b"], wide=[])])
     with pytest.raises(ShardError, match=f"{MAX_ATTEMPTS} clips in a row show no object"):
         next(iter(loader))
 
 
-def test_a_hidden_clip_is_replaced_by_rule(toy: str, loaders: Any) -> None:
-    loader = loaders([toy])
-    honest, refused = loader.source._try_item, []
-
-    def refuse(number: int, item: int, at: tuple[int, int, int]) -> Any:
-        _, position, attempt = at
-        if position == 1 and attempt < 2:
-            refused.append(item)
-            return None
-        return honest(number, item, at)
-
-    loader.source._try_item = refuse
-    clips = [loader.source.clip(0, 1) for _ in range(2)]
-    assert len({(clip.key, clip.record, clip.expressions) for clip in clips}) == 1
-    assert refused[:2] == refused[2:]
-    assert len(set(refused)) > 1
+def test_a_hidden_clip_is_replaced_by_rule(tmp_path: Path, loaders: Any) -> None:
+    thin = {"a", "b", "c"}
+    url = build_mixed(tmp_path, thin=sorted(thin), wide=["d"])
+    source = loaders([url], style=make_style(augmentation=Augmentation.none())).source
+    again = loaders([url], style=make_style(augmentation=Augmentation.none())).source
+    (items,) = source.items
+    videos = source.sets[0].videos
+    _, order = source.epoch_order(0)
+    attempts = []
+    for position in reversed(range(len(source))):
+        item = int(order[position])
+        attempt = 0
+        while videos[int(items.video[item])].key in thin:
+            attempt += 1
+            draws = Draws(5, REPLACEMENT, 0, position, attempt)
+            item = draws.integer(0, len(items) - 1)
+        attempts.append(attempt)
+        row = videos[int(items.video[item])]
+        clip = source.clip(0, position)
+        assert clip.key == row.key == "d"
+        assert clip.expressions[0] == row.expressions[int(items.expression[item])].text
+        same = again.clip(0, position)
+        assert (clip.transform, clip.expressions) == (same.transform, same.expressions)
+        assert clip.frame_keys == same.frame_keys
+    assert {0, 1, 2} <= set(attempts)  # else this test would show little
 
 
 def test_leaving_and_closing_end_all_threads(toy: str) -> None:
@@ -357,21 +410,6 @@ def test_leaving_and_closing_end_all_threads(toy: str) -> None:
     loader.close()
     assert not set(threading.enumerate()) - before
     assert torch.get_num_threads() == threads
-
-
-def test_torch_works_alone_in_the_thread_that_makes_batches() -> None:
-    def count() -> int:
-        torch.zeros(1 << 18).mul_(2)  # the first work of a thread sets up its pool
-        return torch.get_num_threads()
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with make_team(1) as team:
-            assert team.submit(count).result() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_a_set_without_targets_is_refused(tmp_path: Path) -> None:

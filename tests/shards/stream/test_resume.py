@@ -17,9 +17,8 @@ from shards import ClipLoader, ClipStyle
 from shards.format.shard_set import ShardSet
 from shards.storage.cache import ShardCache
 from shards.stream.augment import Augmentation
-from shards.stream.decode import FrameDecoder
 from shards.stream.sampling import ClipSampling
-from shards.stream.transform import Record
+from shards.stream.transform import ClipTransform
 from tests.processes import finish, fork
 from tests.shards.object_server import object_server
 from tests.shards.sample_videos import build_toy, files_of, toy_keys
@@ -50,17 +49,22 @@ def settings(weights: Sequence[float] | None = (2, 1, 1)) -> dict[str, Any]:
     }
 
 
-class Stamps(FrameDecoder):
+class StampDecoder:
     """In place of pixels: bits that tell which image it was and what was drawn for it."""
 
-    def decode(self, images: Sequence[bytes], records: Sequence[Record]) -> list[torch.Tensor]:
-        made = []
-        for image, record in zip(images, records, strict=True):
-            stamp = hashlib.sha256(image + repr(record).encode()).digest()[:24]
-            frame = torch.zeros(*record.size, 3, dtype=torch.uint8)
+    def decode(
+        self, images: Sequence[bytes], transforms: Sequence[ClipTransform]
+    ) -> list[torch.Tensor]:
+        frames = []
+        for image, transform in zip(images, transforms, strict=True):
+            stamp = hashlib.sha256(image + repr(transform).encode()).digest()[:24]
+            frame = torch.zeros(*transform.size, 3, dtype=torch.uint8)
             frame[0, :8] = torch.tensor(list(stamp), dtype=torch.uint8).view(8, 3)
-            made.append(frame)
-        return made
+            frames.append(frame)
+        return frames
+
+    def close(self) -> None:
+        pass
 
 
 def take(sets: Sequence[Any], state: Any, ranks: int, workers: int, steps: int | None) -> Any:
@@ -69,9 +73,13 @@ def take(sets: Sequence[Any], state: Any, ranks: int, workers: int, steps: int |
     states = []
     for rank in range(ranks):
         loader = ClipLoader(
-            sets, rank=rank, world_size=ranks, prefetch=max(workers, 1), **settings()
+            sets,
+            rank=rank,
+            world_size=ranks,
+            prefetch=max(workers, 1),
+            decoder=StampDecoder(),
+            **settings(),
         )
-        loader._decoder.__class__ = Stamps
         if state is not None:
             loader.load_state_dict(state)
         for _, batch in zip(range(steps or 10**9), loader, strict=False):
@@ -80,7 +88,7 @@ def take(sets: Sequence[Any], state: Any, ranks: int, workers: int, steps: int |
                 clips[position] = stamp_of(batch, b)
         states.append(loader.state_dict())
         loader.close()
-    assert all(it == states[0] for it in states)
+    assert all(state == states[0] for state in states)
     assert len(json.dumps(states[0])) < 1000
     return clips, json.loads(json.dumps(states[0]))
 
@@ -101,16 +109,16 @@ def test_random_stops(sets: list[str]) -> None:
     assert steps >= 4
     generator = random.Random(5)
     for _ in range(CASES):
-        got: dict[int, Any] = {}
+        delivered: dict[int, Any] = {}
         first = generator.randrange(1, steps - 1)
         second = generator.randrange(1, steps - first)
         state = None
         for stop in (first, second, None):
             ranks, workers = generator.choice([1, 2, 3, 4, 8]), generator.choice([0, 1, 2, 4])
             clips, state = take(opened, state, ranks, workers, stop)
-            assert not clips.keys() & got.keys()
-            got |= clips
-        assert got == healthy
+            assert not clips.keys() & delivered.keys()
+            delivered |= clips
+        assert delivered == healthy
         assert state == end
 
 
@@ -134,8 +142,9 @@ def test_accelerate_keeps_the_place(sets: list[str], tmp_path: Path) -> None:
 def _train(url: str, cache: str, journal: str) -> None:
     """A training that can be killed: a line for each batch, which is also its checkpoint."""
     torch.set_num_threads(1)
-    loader = ClipLoader([url], cache=ShardCache(cache, 10**7), **settings(None))
-    loader._decoder.__class__ = Stamps
+    loader = ClipLoader(
+        [url], cache=ShardCache(cache, 10**7), decoder=StampDecoder(), **settings(None)
+    )
     path = Path(journal)
     lines = path.read_text().splitlines() if path.exists() else []
     if lines:
@@ -153,7 +162,7 @@ def _train(url: str, cache: str, journal: str) -> None:
 @pytest.fixture
 def remote(sets: list[str]) -> Iterator[str]:
     with object_server() as server:
-        server.objects |= {f"/s/{n}": data for n, data in files_of(Path(sets[0])).items()}
+        server.objects |= {f"/s/{name}": data for name, data in files_of(Path(sets[0])).items()}
         yield f"{server.url}/s"
 
 
@@ -190,13 +199,15 @@ def read(journal: Path) -> list[Any]:
 
 def check_journal(lines: list[Any], folder: str) -> None:
     """Each batch once and in order, each clip as an undisturbed loader makes it."""
-    loader = ClipLoader([folder], **settings(None))
-    loader._decoder.__class__ = Stamps
-    wanted = []
+    loader = ClipLoader([folder], decoder=StampDecoder(), **settings(None))
+    expected = []
     for _ in range(2):
         for batch in loader:
-            wanted.append({str(p): list(stamp_of(batch, b)) for b, p in enumerate(batch.positions)})
+            clips = {}
+            for b, position in enumerate(batch.positions):
+                clips[str(position)] = list(stamp_of(batch, b))
+            expected.append(clips)
     loader.close()
-    got = [line["clips"] for line in lines]
-    assert len(got) >= 4
-    assert got == wanted
+    delivered = [line["clips"] for line in lines]
+    assert len(delivered) >= 4
+    assert delivered == expected
