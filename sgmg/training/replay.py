@@ -89,12 +89,14 @@ def replay_lines(folder: Path, device: torch.device) -> Iterator[str]:
     yield f"clips {', '.join(keys)}; precision {dump['precision']}"
     for micro_batch in micro_batches:
         try:
+            # As Accelerate does it in training: only the forward pass knows of the precision.
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 _, terms = forward_and_loss(model, micro_batch.to(device), num_visible)
             yield ", ".join(f"{name} {float(term.detach()):.4g}" for name, term in terms.items())
             terms["total"].backward()
         except NonFiniteLossError as error:
             yield str(error)
+    # Modules ran before gradients were computed: what they found comes first.
     for name, parameter in model.named_parameters():
         if not _is_finite(parameter.grad):
             non_finite.append(f"the gradient of {name}")
