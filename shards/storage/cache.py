@@ -3,6 +3,9 @@
 An entry is named by the SHA-256 of its shard, and appears under that name only when its bytes have
 that SHA-256. One process fills at a time, under a file lock that ends with it: what a killed one
 left unfinished, the next removes.
+
+The folder that the user names may hold anything else: entries lie in a sub-folder of our own, which
+is known by a marker, and in there only files with names of our own are ever removed.
 """
 
 import contextlib
@@ -11,6 +14,8 @@ import hashlib
 import logging
 import os
 import queue
+import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +28,11 @@ from shards.storage.backends import Folder
 RETRY_AFTER_S = 60.0  # until a shard that could not be kept is fetched again
 EVICT_AFTER_S = 3600.0  # an entry that was not used for so long may make room
 _CLOSE_TIMEOUT_S = 10.0
+_SUBFOLDER = "sgmg-shard-cache"
+_MARKER = ".sgmg-shard-cache"  # an empty file: whoever wrote it made the sub-folder
 _PARTIAL = ".partial"
 _LOCK = ".lock"
+_ENTRY = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
 
@@ -49,13 +57,16 @@ class ShardCache:
     ranges, which costs less than whole shards coming and going.
 
     Args:
-        folder: On a local disk; made if it does not exist.
-        max_bytes: Of all files in it together, at any time.
+        folder: On a local disk; made if it does not exist. The cache has a sub-folder in it.
+        max_bytes: Of all entries together, at any time.
         retry_after_s: Seconds until a shard that could not be kept is fetched again.
         evict_after_s: Seconds after which an entry that nobody used may make room.
 
+    Attributes:
+        folder: The sub-folder that holds the entries.
+
     Raises:
-        ShardError: If the folder cannot be made.
+        ShardError: If the sub-folder cannot be made, or somebody else made it.
     """
 
     def __init__(
@@ -66,10 +77,10 @@ class ShardCache:
         retry_after_s: float = RETRY_AFTER_S,
         evict_after_s: float = EVICT_AFTER_S,
     ) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = Path(folder).expanduser().absolute() / _SUBFOLDER
         self.max_bytes = max_bytes
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.folder)
         except OSError as error:
             raise ShardError(f"{self.folder}: {error.strerror}; name another cache") from None
         self._retry_after_s = retry_after_s
@@ -83,18 +94,29 @@ class ShardCache:
     def read(
         self, sha256: str, starts: Sequence[int], ends: Sequence[int]
     ) -> Sequence[bytes] | None:
-        """Read ranges of a shard; None if the cache does not hold it."""
+        """Read ranges of a shard; None if the cache does not hold it.
+
+        Raises:
+            ShardError: If the name is no SHA-256.
+        """
+        entry = self._entry(sha256)
         try:
             # the time of the last use; an entry of another user cannot be touched, but read
             with contextlib.suppress(PermissionError):
-                os.utime(self.folder / sha256)
-            return Folder(self.folder).ranges(sha256, starts, ends)
-        except FileNotFoundError:
+                os.utime(entry)
+            return Folder(self.folder).ranges(entry.name, starts, ends)
+        except (FileNotFoundError, PermissionError):  # another user may keep it to himself
             return None
 
     def drop(self, sha256: str) -> None:
-        """Remove an entry, if there is one."""
-        (self.folder / sha256).unlink(missing_ok=True)
+        """Remove an entry, if there is one.
+
+        Raises:
+            ShardError: If the name is no SHA-256.
+        """
+        # an entry of another user stays, where the folder says so: it is read past
+        with contextlib.suppress(PermissionError):
+            self._entry(sha256).unlink(missing_ok=True)
 
     def request(self, shard: CachedShard, read_blocks: Callable[[], Iterator[bytes]]) -> None:
         """Have a shard fetched in the background.
@@ -104,7 +126,11 @@ class ShardCache:
         Args:
             shard: To be kept.
             read_blocks: Begins to read the shard's bytes, in blocks of any size.
+
+        Raises:
+            ShardError: If the shard's SHA-256 is none.
         """
+        self._entry(shard.sha256)
         with self._guard:
             now = time.monotonic()
             requested_at = self._requested_at.get(shard.sha256)
@@ -142,9 +168,17 @@ class ShardCache:
             finally:
                 self._jobs.task_done()
 
+    def _entry(self, sha256: str) -> Path:
+        """Path of an entry; it lies in our folder, for a name that is a path is refused."""
+        if not _ENTRY.fullmatch(sha256):
+            raise ShardError(
+                f"{sha256!r} is no SHA-256 in hexadecimal; copy or build the set again"
+            )
+        return self.folder / sha256
+
     def _fill(self, job: _Job) -> None:
         """Fetch a shard, check it, let it appear."""
-        entry = self.folder / job.shard.sha256
+        entry = self._entry(job.shard.sha256)
         partial = entry.with_name(entry.name + _PARTIAL)
         with (self.folder / _LOCK).open("ab") as lock:
             # One process fills at a time, or all together would exceed the bound. The lock ends
@@ -179,11 +213,19 @@ class ShardCache:
         """Remove what killed processes left, then what is idle until the bytes fit."""
         entries = []
         for path in self.folder.iterdir():
+            # files of other names are not ours, and neither is a link or a folder
+            if not _ENTRY.fullmatch(path.name.removesuffix(_PARTIAL)):
+                continue
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # another process dropped it just now
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                continue
             if path.suffix == _PARTIAL:
                 path.unlink()  # whoever wrote it is dead, for the lock is ours
-            elif path.name != _LOCK:
-                with contextlib.suppress(FileNotFoundError):  # another process dropped it just now
-                    entries.append((path.stat(), path))
+            else:
+                entries.append((status, path))
         free_bytes = self.max_bytes - sum(status.st_size for status, _ in entries)
         oldest_use = time.time() - self._evict_after_s
         for status, path in sorted(entries, key=lambda entry: entry[0].st_mtime):
@@ -192,3 +234,22 @@ class ShardCache:
             path.unlink(missing_ok=True)
             free_bytes += status.st_size
         return free_bytes >= num_bytes
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the cache's own folder and mark it; one that is there must be marked, or empty.
+
+    Raises:
+        ShardError: If it holds files and nobody marked it as a cache.
+        OSError: If it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The marker is the first file in the folder and is never removed. It is looked for last, for
+    # another process may be making the same cache now.
+    is_empty = not any(folder.iterdir())
+    marker = folder / _MARKER
+    if marker.exists():
+        return
+    if not is_empty:
+        raise ShardError(f"{folder} is no cache of shards; name another cache")
+    marker.touch()

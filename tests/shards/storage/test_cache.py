@@ -15,7 +15,7 @@ from shards.errors import ShardError
 from shards.format.shard_set import ShardSet
 from shards.storage.cache import EVICT_AFTER_S, CachedShard, ShardCache
 from tests.shards.object_server import ObjectServer, object_server
-from tests.shards.sample_videos import build_toy, files_of
+from tests.shards.sample_videos import build_toy, files_of, message
 
 KILLS = int(os.environ.get("SGMG_KILLS", "8"))
 FORK = multiprocessing.get_context("fork")  # only the cache and the standard library run in it
@@ -47,9 +47,10 @@ def request(cache: ShardCache, data: bytes) -> None:
 
 def bytes_used(folder: Path) -> int:
     total = 0
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         try:
-            total += path.stat().st_size
+            if path.is_file():
+                total += path.stat().st_size
         except FileNotFoundError:  # removed meanwhile
             continue
     return total
@@ -84,7 +85,7 @@ def test_the_second_epoch_asks_for_no_remote_byte(server: ObjectServer, tmp_path
     assert read_all(shard_set) == images
     assert not server.log
     assert shard_set.storage.traffic.cached
-    (tmp_path / "cache" / shard_set.manifest.shards[0].sha256).write_bytes(b"\1" * 30_000)
+    (cache.folder / shard_set.manifest.shards[0].sha256).write_bytes(b"\1" * 30_000)
     assert read_all(shard_set) == images  # a damaged entry is dropped and read past
     assert server.log
     cache.close()
@@ -137,12 +138,68 @@ def test_idle_entries_make_room_and_used_ones_stay(tmp_path: Path) -> None:
     cache.wait()
     assert cache.read(digest(new), [0], [1]) is None
     idle_since = time.time() - EVICT_AFTER_S - 1
-    os.utime(tmp_path / digest(old), (idle_since, idle_since))
+    os.utime(cache.folder / digest(old), (idle_since, idle_since))
     request(cache, new)
     cache.wait()
     assert cache.read(digest(new), [2], [9]) == [new[2:9]]
     assert cache.read(digest(old), [0], [9]) is None
     cache.close()
+
+
+def make_idle(path: Path) -> None:
+    idle_since = time.time() - EVICT_AFTER_S - 1
+    os.utime(path, (idle_since, idle_since), follow_symlinks=False)
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10_000, retry_after_s=0.0)
+    names = ["notes.txt", "half.partial", "a" * 64, f"{'b' * 64}.partial", "A" * 64]
+    paths = [tmp_path / name for name in names]
+    paths += [cache.folder / name for name in ("notes.txt", "half.partial", "A" * 64, "c" * 63)]
+    for path in paths:
+        path.write_bytes(b"mine" * 5_000)
+    link = cache.folder / ("d" * 64)
+    link.symlink_to(paths[0])
+    deeper = cache.folder / ("e" * 64)
+    deeper.mkdir()
+    for path in (*paths, link, deeper):
+        make_idle(path)
+    request(cache, shard(1))
+    cache.wait()
+    make_idle(cache.folder / digest(shard(1)))
+    request(cache, shard(9))
+    cache.wait()
+    assert cache.read(digest(shard(9)), [0], [3]) == [shard(9)[:3]]
+    assert cache.read(digest(shard(1)), [0], [3]) is None  # it made room
+    assert all(path.read_bytes() == b"mine" * 5_000 for path in paths)
+    assert link.is_symlink()
+    assert deeper.is_dir()
+    cache.close()
+
+
+@pytest.mark.parametrize("name", ["../../mine", "mine", "", "A" * 64, "a" * 65, "a" * 64 + "\n"])
+def test_a_name_that_is_no_digest_reaches_no_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    cache = ShardCache(tmp_path / "cache", MAX_BYTES)
+    for touch in (
+        partial(cache.drop, name),
+        partial(cache.read, name, [0], [1]),
+        partial(cache.request, CachedShard(name, 4), partial(blocks, b"mine")),
+    ):
+        with pytest.raises(ShardError, match="no SHA-256") as caught:
+            touch()
+        message(caught.value)
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_a_folder_that_somebody_else_made_is_no_cache(tmp_path: Path) -> None:
+    folder = ShardCache(tmp_path, MAX_BYTES).folder
+    ShardCache(tmp_path, MAX_BYTES)  # a second time it is known by its marker
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "notes.txt").write_bytes(b"mine")
+    with pytest.raises(ShardError, match="is no cache of shards; name another"):
+        ShardCache(tmp_path, MAX_BYTES)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -190,7 +247,7 @@ def test_eight_processes_never_exceed_the_bound(tmp_path: Path) -> None:
 
 
 def check_entries(folder: Path) -> None:
-    entries = [path for path in folder.iterdir() if len(path.name) == 64]
+    entries = [path for path in folder.rglob("*") if len(path.name) == 64]
     assert entries
     assert all(path.name == digest(path.read_bytes()) for path in entries)
 
@@ -205,8 +262,8 @@ def test_killed_while_filling_nothing_is_poisoned(tmp_path: Path) -> None:
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         assert bytes_used(tmp_path) <= MAX_BYTES
-    left_behind = {path for path in tmp_path.iterdir() if path.suffix == ".partial"}
+    left_behind = set(tmp_path.rglob("*.partial"))
     fill_in_child(tmp_path, 0, 20, 0.0)
     check_entries(tmp_path)
-    assert not left_behind & set(tmp_path.iterdir())
+    assert not left_behind & set(tmp_path.rglob("*"))
     assert bytes_used(tmp_path) <= MAX_BYTES

@@ -188,7 +188,7 @@ def test_killed_while_training_nothing_is_lost(
             journal.unlink()
     assert finish([fork(_train, *arguments)]) == [0]
     check_journal(read(journal), sets[0])
-    for path in (tmp_path / "cache").iterdir():
+    for path in (tmp_path / "cache").rglob("*"):
         if len(path.name) == 64:
             assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
 
