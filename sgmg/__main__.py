@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m sgmg", args=arguments)
+    # Users' mistakes: errors of data, checkpoints and settings are ValueErrors. All others are ours
+    # and keep their traceback.
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -63,6 +63,7 @@ class MasksJsonWriter:
 
     def add(self, entry: FrameEntry) -> None:
         """Append a frame."""
+        # JSON allows no comma after the last element, and which is last is not known here.
         separator = ",\n" if self._num_frames else "\n"
         self._file.write(separator)
         self._file.write(json.dumps(entry))
@@ -97,6 +98,7 @@ class MaskFolderWriter:
         )
         self._json.add(entry)
         for png_folder, mask in zip(self._png_folders, answer.masks, strict=True):
+            # A boolean array becomes a PNG of one bit a pixel.
             Image.fromarray(mask).save(png_folder / f"{answer.index:05d}.png")
 
     def __enter__(self) -> Self:

@@ -245,6 +245,7 @@ class Predictor:
             check_frame(frame, size)
             scaled_frames.append(scale_frame(frame, self.short_side, self.long_side))
 
+        # Ranking asks for the masks of all queries, whatever the expression.
         def select(_: slice, queries: QueryOutput) -> Tensor:
             return every_query(queries)
 
@@ -280,8 +281,10 @@ class Predictor:
             )
             return choose_queries(queries, previous_frame, self.continuity)
 
+        # Each list gets the answers of a few expressions at a time; all are concatenated below.
         mask_logits, scores, boxes_cxcywh = [], [], []
         for output, (height, width) in self._segment(scaled_frames, expressions, select):
+            # One query an expression: (rows[e], query_index[e]) picks that of expression e.
             rows = torch.arange(len(output.query_index), device=output.query_index.device)
             class_logits = output.queries.class_logits[rows, :, output.query_index]
             mask_logits.append(output.mask_logits[..., :height, :width])
@@ -354,9 +357,11 @@ def choose_queries(
     Returns:
         Index of a query for each expression, int64 [E].
     """
+    # In float32 also under autocast: bfloat16 would make queries of near scores equal.
     fit = queries.class_logits.float().sigmoid().mean(1)
     if previous_frame is None:
         return fit.argmax(-1)
+    # Boxes of the window's first frame, the one next to the frame before.
     boxes = to_xyxy_px(queries.boxes_cxcywh[:, 0].float(), previous_frame.size)
     iou, _ = overlaps(boxes, previous_frame.boxes_xyxy_px[:, None])
     weights = continuity * previous_frame.scores[:, None]

@@ -63,6 +63,8 @@ def _build_network(checkpoint: Mapping[str, object], text_model: str) -> tuple[S
         return model.eval(), f"backbone {backbone}; the rest of the network is new"
     model = from_published(checkpoint)
     tokenizer = load_tokenizer(text_model)
+    # The text model's weights are those of the file; a tokenizer of another one would number words
+    # differently, in silence.
     config = model.text_encoder.backbone.config
     if len(tokenizer) > config.vocab_size or tokenizer.pad_token_id != config.pad_token_id:
         raise CheckpointError(
