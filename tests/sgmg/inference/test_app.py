@@ -51,6 +51,7 @@ def address(predictor: Predictor, folder: Path) -> Iterator[str]:
     pytest.importorskip("gradio", reason="no Gradio: install the extra `app`")
     page = build_page(predictor, folder / "pick", 20)
     page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, max_file_size="1mb")
+    assert page.local_url is not None
     yield page.local_url
     page.close()
 
@@ -209,7 +210,7 @@ def test_only_this_computer_is_served_by_default(monkeypatch: pytest.MonkeyPatch
         def launch(self, **settings: object) -> None:
             launch_settings.update(settings)
 
-    monkeypatch.setattr(app.Predictor, "load", lambda *_, **__: None)
+    monkeypatch.setattr(Predictor, "load", lambda *_, **__: None)
     monkeypatch.setattr(app, "build_page", lambda *_: Page())
     app.app()
     assert launch_settings["server_name"] == "127.0.0.1"

@@ -1,6 +1,7 @@
 """Windows, streams, ranked queries: what the predictor answers is what the network says."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -9,15 +10,16 @@ from torch import Tensor
 from sgmg import SgMg, SgMgConfig, every_query
 from sgmg.inference.network_input import NetworkInput, make_network_input, scale_frame
 from sgmg.inference.postprocess import restore, to_xyxy_px
-from sgmg.inference.predictor import Predictor, PredictorSettings, PreviousFrame, choose_queries
+from sgmg.inference.predictor import Predictor, PreviousFrame, choose_queries
 from sgmg.network.outputs import QueryOutput
 from sgmg.network.text_encoder import tiny_text_config
 from sgmg.network.tokenizer import train_tokenizer
 from tests.sgmg.inference.videos import random_video, randomise_heads
 
 EXPRESSIONS = ["the red circle", "a small blue square on the left", "green"]
-SIZES: PredictorSettings = {"short_side": 144, "long_side": 208}
 FRAME_SIZE = (100, 150)  # of `random_video`
+
+small_predictor = partial(Predictor, short_side=144, long_side=208)
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +55,14 @@ def test_expressions_together_are_expressions_one_by_one(
     model: SgMg, at_once: int | None, atol: float
 ) -> None:
     frames = random_video(2)
-    predictor = Predictor(model, **SIZES, expressions_at_once=at_once)
+    predictor = small_predictor(model, expressions_at_once=at_once)
     together = predictor.predict(frames, EXPRESSIONS)
     assert together.masks.shape == (3, 2, *FRAME_SIZE)
     assert together.masks.dtype == torch.bool
     assert not together.masks.all()
     assert together.masks.any()
     for e, expression in enumerate(EXPRESSIONS):
-        alone = Predictor(model, **SIZES).predict(frames, [expression])
+        alone = small_predictor(model).predict(frames, [expression])
         for name, tensor in vars(alone).items():
             shared = getattr(together, name)[e : e + 1]
             torch.testing.assert_close(shared.float(), tensor.float(), atol=atol, rtol=0)
@@ -68,9 +70,9 @@ def test_expressions_together_are_expressions_one_by_one(
 
 def test_windows_are_the_videos_cut_there(model: SgMg) -> None:
     frames = random_video(5)
-    whole = Predictor(model, **SIZES, window=2).predict(frames, EXPRESSIONS)
+    whole = small_predictor(model, window=2).predict(frames, EXPRESSIONS)
     for start in (0, 2, 4):
-        part = Predictor(model, **SIZES).predict(frames[start : start + 2], EXPRESSIONS)
+        part = small_predictor(model).predict(frames[start : start + 2], EXPRESSIONS)
         for name, tensor in vars(part).items():
             assert torch.equal(getattr(whole, name)[:, start : start + 2], tensor)
 
@@ -83,7 +85,7 @@ def test_stream_answers_as_frames_come(model: SgMg) -> None:
             frames_taken.append(index)
             yield frame
 
-    stream = Predictor(model, **SIZES, window=2).stream(camera(), EXPRESSIONS)
+    stream = small_predictor(model, window=2).stream(camera(), EXPRESSIONS)
     first = next(stream)
     assert (first.start, first.end, first.mask_logits.shape[1]) == (0, 2, 2)
     assert frames_taken == [0, 1]
@@ -94,7 +96,7 @@ def test_stream_answers_as_frames_come(model: SgMg) -> None:
 
 
 def test_the_query_of_highest_mean_score_is_shown(model: SgMg) -> None:
-    predictor = Predictor(model, **SIZES)
+    predictor = small_predictor(model)
     frames = random_video(2)
     prediction = predictor.predict(frames, EXPRESSIONS)
     clip = network_input(predictor, frames)
@@ -120,13 +122,13 @@ def test_the_query_of_highest_mean_score_is_shown(model: SgMg) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(400, 30), (30, 400), (1, 9), (37, 37)])
 def test_frames_of_any_shape_are_answered(model: SgMg, height: int, width: int) -> None:
-    prediction = Predictor(model, **SIZES).predict(random_video(1, height, width), ["green"])
+    prediction = small_predictor(model).predict(random_video(1, height, width), ["green"])
     assert prediction.masks.shape == (1, 1, height, width)
     assert torch.isfinite(prediction.boxes_xyxy_px).all()
 
 
 def test_bad_input_is_refused(model: SgMg) -> None:
-    predictor = Predictor(model, **SIZES)
+    predictor = small_predictor(model)
     with pytest.raises(ValueError, match="no frames"):
         predictor.predict(random_video(0), EXPRESSIONS)
     with pytest.raises(ValueError, match="no expressions"):
@@ -176,7 +178,7 @@ def test_overlap_is_that_of_the_first_frame_of_the_window() -> None:
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_a_window_holds_on_to_the_object_before(model: SgMg, at_once: int) -> None:
     frames = random_video(4, seed=3)
-    predictor = Predictor(model, **SIZES, window=2, expressions_at_once=at_once, continuity=5.0)
+    predictor = small_predictor(model, window=2, expressions_at_once=at_once, continuity=5.0)
     first, second = predictor.stream(frames, EXPRESSIONS)
     clip = network_input(predictor, frames[2:])
     chosen, best = [], []

@@ -27,7 +27,7 @@ def predictor() -> Predictor:
 def test_what_is_written_is_what_the_predictor_says(predictor: Predictor, tmp_path: Path) -> None:
     path = write_video(tmp_path / "in.mp4", num_frames=5)
     out = tmp_path / "deep" / "out.mp4"
-    finished = []
+    finished: list[int] = []
     video = segment_video(
         predictor, open_frames(path), TWO_EXPRESSIONS, out, progress=finished.append
     )
