@@ -89,15 +89,17 @@ def make_video(key: str, height: int = HEIGHT, width: int = WIDTH, length: int =
         file = io.BytesIO()
         image.save(file, "JPEG", quality=90)
         frames.append(Frame(f"{t:05d}", file.getvalue(), "jpg", {"1": encode_mask(mask)}))
-    said = (Expression("0", TEXT, ("1",)),)
-    return Video(key, "bench", "train", key, height, width, frames, {"1": ""}, said)
+    expressions = (Expression("0", TEXT, ("1",)),)
+    return Video(key, "bench", "train", key, height, width, frames, {"1": ""}, expressions)
 
 
 def build_videos(videos: Sequence[Video], url: str) -> None:
     """A shard set of these."""
-    made = {video.key: video for video in videos}
-    plans = [Plan(key, sum(len(f.image) for f in video.frames)) for key, video in made.items()]
-    build_set(plans, made.__getitem__, url, dataset="bench", split="train", settings={})
+    videos_by_key = {video.key: video for video in videos}
+    plans = [
+        Plan(key, sum(len(f.image) for f in video.frames)) for key, video in videos_by_key.items()
+    ]
+    build_set(plans, videos_by_key.__getitem__, url, dataset="bench", split="train", settings={})
 
 
 def write_loose_files(video: Video, folder: Path) -> None:
@@ -249,7 +251,7 @@ def measure(batches: Iterable[Any], num_clips: int) -> tuple[float, float]:
 
 def pixel_difference(loader: ClipLoader, count: int) -> float:
     """Mean distance of our frames from Pillow's, step by step, in grey levels."""
-    off = []
+    distances = []
     for position in range(count):
         clip = loader.source.clip(0, position)
         height, width = clip.transform.size
@@ -259,12 +261,12 @@ def pixel_difference(loader: ClipLoader, count: int) -> float:
         grey = ((frames * std + mean) * 255).permute(0, 2, 3, 1).numpy()
         for t, image in enumerate(clip.images):
             pillow = Image.open(io.BytesIO(image)).convert("RGB")
-            off.append(
+            distances.append(
                 np.abs(
                     apply_with_pillow(pillow, clip.transform, clip.transform.colours[t]) - grey[t]
                 )
             )
-    return float(np.mean([values.mean() for values in off]))
+    return float(np.mean([values.mean() for values in distances]))
 
 
 def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
@@ -272,11 +274,11 @@ def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
     keys = [f"v{number:03d}" for number in range(videos)]
     loose, tars = folder / "loose", folder / "shards"
     loose.mkdir()
-    made = [make_video(key) for key in keys]
-    for video in made:
+    generated = [make_video(key) for key in keys]
+    for video in generated:
         write_loose_files(video, loose)
-    build_videos(made, str(tars))
-    size = np.mean([len(frame.image) for frame in made[0].frames])
+    build_videos(generated, str(tars))
+    size = np.mean([len(frame.image) for frame in generated[0].frames])
     print(f"{size / 1000:.0f} kB a frame of {WIDTH}x{HEIGHT} pixels")
     ours = ClipLoader(
         [str(tars)],
@@ -300,7 +302,7 @@ def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
             seconds = measure(batches(), num_clips)
             if turn:  # the first starts workers and fills caches
                 taken[name].append(seconds)
-    off = pixel_difference(ours, 8)
+    pixel_distance = pixel_difference(ours, 8)
     ours.close()
     print(f"{'':12s} wall ms/clip  CPU ms/clip  clips/s")
     middle = {}
@@ -312,7 +314,7 @@ def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
         "wall_vs_webdataset_pil": round(middle["webdataset"][0] / middle["ours"][0], 2),
         "wall_vs_dataloader_pil": round(middle["dataloader"][0] / middle["ours"][0], 2),
         "cpu_vs_dataloader_pil": round(middle["dataloader"][1] / middle["ours"][1], 2),
-        "pixel_mean_abs": round(off, 3),
+        "pixel_mean_abs": round(pixel_distance, 3),
     }
 
 

@@ -29,12 +29,12 @@ class AxisPart(NamedTuple):
     Attributes:
         source: Old pixels to read.
         new_length: New pixels to make of these.
-        kept: Which of the new pixels to keep.
+        crop: Which of the new pixels to keep.
     """
 
     source: slice
     new_length: int
-    kept: slice
+    crop: slice
 
 
 def source_part(transform: ClipTransform) -> Region:
@@ -104,7 +104,7 @@ def resize_part(image: Tensor, old_size: Size, resize: Resize, crop: Crop | None
     columns = find_part(old_size[1], new_size[1], crop.left, crop.width)
     if image.shape[:2] == old_size:
         image = image[rows.source, columns.source]
-    # The new axis comes first, before the permutation: with the strides of [None] behind it, torch
+    # The batch axis is added before the permutation: with the strides of a [None] behind it, torch
     # would take a slower way.
     part = image.contiguous()[None].permute(0, 3, 1, 2)
     if part.is_cuda:
@@ -118,7 +118,7 @@ def resize_part(image: Tensor, old_size: Size, resize: Resize, crop: Crop | None
         new_size[0] / old_size[0],
         new_size[1] / old_size[1],
     )
-    part = part[0, :, rows.kept, columns.kept].permute(1, 2, 0)
+    part = part[0, :, rows.crop, columns.crop].permute(1, 2, 0)
     if part.is_cuda:
         return part.round().clamp(0, 255).byte()
     return part
@@ -151,7 +151,7 @@ def find_part(old_length: int, new_length: int, start: int, length: int) -> Axis
     return AxisPart(
         source=slice(first, stop),
         new_length=num_made,
-        kept=slice(start - begin, start - begin + length),
+        crop=slice(start - begin, start - begin + length),
     )
 
 

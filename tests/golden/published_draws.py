@@ -20,7 +20,7 @@ def seed_published(seed: int) -> None:
 
 
 class FrameDraws:
-    """For `clips.clip_frames`: Python, but the reversal is NumPy's."""
+    """For `sampling.clip_frames`: Python, but the reversal is NumPy's."""
 
     def integer(self, low: int, high: int) -> int:
         return random.randint(low, high)

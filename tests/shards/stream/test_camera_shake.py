@@ -22,13 +22,13 @@ SIZE = (48, 64)
 def test_copies_stay_in_the_published_ranges_and_one_is_the_image() -> None:
     drawn = [draw_shakes(5, Draws(3, AUGMENTATION, 0, position)) for position in range(200)]
     assert all(sum(shake == Shake() for shake in shakes) == 1 for shakes in drawn)
-    places = {shakes.index(Shake()) for shakes in drawn}
-    assert places == set(range(5))
+    unchanged_frames = {shakes.index(Shake()) for shakes in drawn}
+    assert unchanged_frames == set(range(5))
     moved = [shake for shakes in drawn for shake in shakes if shake != Shake()]
-    most = {
+    bounds = {
         "angle": math.radians(20), "brightness": 40, "hue": 5, "saturation": 5, "blur": 11,
     }  # fmt: skip
-    for name, bound in most.items():
+    for name, bound in bounds.items():
         values = np.abs([getattr(shake, name) for shake in moved])
         assert 0.95 * bound < values.max() <= bound, name
     assert {shake.blur for shake in moved} == {0, 9, 11}
@@ -74,18 +74,18 @@ def test_the_mask_moves_with_the_pixels() -> None:
 def test_images_become_clips_and_videos_stay(tmp_path: Path) -> None:
     build_toy(tmp_path, [f"toy-{number:02d}" for number in (0, 3, 6, 9)])  # 1, 4, 1 and 4 frames
     style = ClipStyle(sampling=ClipSampling.joint(), augmentation=Augmentation(shake=True))
-    with_loader = ClipLoader([str(tmp_path)], num_frames=3, batch_size=1, style=style)
+    loader = ClipLoader([str(tmp_path)], num_frames=3, batch_size=1, style=style)
     shaken = {}
-    for batch in with_loader:
-        clip = with_loader.source.clip(0, batch.positions[0])
+    for batch in loader:
+        clip = loader.source.clip(0, batch.positions[0])
         frames = batch.frames[0]
         if clip.transform.shakes:
             assert clip.transform.source == clip.transform.size
             assert clip.transform.shakes.count(Shake()) == 1
             assert len({frame.numpy().tobytes() for frame in frames}) == 3
         shaken.setdefault(batch.keys[0], bool(clip.transform.shakes))
-    with_loader.close()
+    loader.close()
     assert shaken == {"toy-00": True, "toy-03": False, "toy-06": True, "toy-09": False}
-    rows = list(with_loader.sets[0].videos)
+    rows = list(loader.sets[0].videos)
     flat = ClipSampling(flattest=0.99)  # all four are flatter; only images are left out
     assert {rows[i].key for i in list_items(rows, flat, 3).video} == {"toy-03", "toy-09"}

@@ -21,13 +21,13 @@ from tests.shards.stream.pictures import picture
 )
 def test_colours_are_those_of_hsv(colour: Colour) -> None:
     frame = torch.from_numpy(picture().copy()).permute(2, 0, 1).float()
-    found = recolour(frame[list(colour.channels)], colour)
+    recoloured = recolour(frame[list(colour.channels)], colour)
     pixels = (frame + colour.brightness).clamp(0, 255) * colour.contrast
     value, lowest = pixels.amax(0), pixels.amin(0)
     saturation = torch.where(value > 0, 1 - lowest / value, 0) * colour.saturation
     hue = torch.where(value > lowest, (value - pixels) / (value - lowest), 0)
-    wanted = (value - hue * saturation * value).clamp(0, 255)[list(colour.channels)]
-    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=0)
+    expected = (value - hue * saturation * value).clamp(0, 255)[list(colour.channels)]
+    torch.testing.assert_close(recoloured, expected, atol=1e-3, rtol=0)
 
 
 def test_collation_normalises_and_pads() -> None:
@@ -46,8 +46,8 @@ def test_collation_normalises_and_pads() -> None:
     for b, (h, w) in enumerate([(20, 33), (25, 30)]):
         assert not frames[b, :, :, h:].any()
         assert not frames[b, :, :, :, w:].any()
-        found = (back[b, 0, :, :h, :w] * 255).permute(1, 2, 0)
-        torch.testing.assert_close(found, pixels[2 * b].float(), atol=1e-3, rtol=0)
+        grey_levels = (back[b, 0, :, :h, :w] * 255).permute(1, 2, 0)
+        torch.testing.assert_close(grey_levels, pixels[2 * b].float(), atol=1e-3, rtol=0)
     assert (back[1, 1, :, :25, :30] * 255).mean() > pixels[3].float().mean()
 
 
@@ -58,15 +58,16 @@ def test_memory_of_a_batch_is_used_again_once_nobody_holds_it() -> None:
         return collate([pixels[0][:side, :side]], [ClipTransform((side, side), ())], 1, 32)
 
     first = make(40)
-    place, kept = first.data_ptr(), first[0, 0, 0, :2].clone()
+    address = first.data_ptr()
+    values = first[0, 0, 0, :2].clone()
     view = first[0, 0, 0, :2]
     del first
     second = make(40)
-    assert second.data_ptr() != place
-    assert torch.equal(view, kept)
+    assert second.data_ptr() != address
+    assert torch.equal(view, values)
     del view
     third = make(20)
-    assert third.data_ptr() == place
+    assert third.data_ptr() == address
     assert third.shape == (1, 1, 3, 32, 32)
     assert not third[..., 20:].any()
     assert not third[..., 20:, :].any()

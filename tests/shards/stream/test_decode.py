@@ -75,10 +75,10 @@ def test_decoding_what_a_crop_keeps_makes_the_same_bits(
 
 def test_what_was_decoded_outlives_the_decoder(decoder: FrameDecoder) -> None:
     image, transform = encode_image(picture(), "jpg"), ClipTransform(SIZE, ())
-    kept = decoder.decode([image] * 4, [transform] * 4)
+    decoded_frames = decoder.decode([image] * 4, [transform] * 4)
     decoder.decode([encode_image(picture(1), "jpg")] * 4, [transform] * 4)
     decoder.close()
-    for frame in kept:
+    for frame in decoded_frames:
         np.testing.assert_array_equal(frame.numpy(), decode_pil(image))
 
 
@@ -132,8 +132,8 @@ def test_the_gpu_makes_the_pixels_of_the_cpu(decoder: FrameDecoder) -> None:
     transforms = [ClipTransform(SIZE, steps), ClipTransform(SIZE, ())]
     colours = [ClipTransform(r.source, r.steps, (Colour(10.0, 1.1, 0.9),)) for r in transforms]
     mixed = FrameDecoder(device="mixed", threads=1, max_frames=4)
-    there = Collator()(mixed.decode(images, transforms), colours, 1, 32)
-    here = Collator()(decoder.decode(images, transforms), colours, 1, 32)
-    assert there.is_cuda
-    assert (there.cpu() - here).abs().mean() < 0.02
+    gpu_frames = Collator()(mixed.decode(images, transforms), colours, 1, 32)
+    cpu_frames = Collator()(decoder.decode(images, transforms), colours, 1, 32)
+    assert gpu_frames.is_cuda
+    assert (gpu_frames.cpu() - cpu_frames).abs().mean() < 0.02
     mixed.close()

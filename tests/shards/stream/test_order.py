@@ -19,8 +19,8 @@ from shards.stream.order import (
 PINNED = [172, 187, 231, 986, 873, 401]
 
 
-def make_items(num_videos: int, most: int, num_shards: int, seed: int = 0) -> Items:
-    counts = np.random.default_rng(seed).integers(1, most + 1, num_videos)
+def make_items(num_videos: int, max_items: int, num_shards: int, seed: int = 0) -> Items:
+    counts = np.random.default_rng(seed).integers(1, max_items + 1, num_videos)
     video = np.repeat(np.arange(num_videos), counts)
     return Items(
         video, np.zeros_like(video), np.zeros_like(video), video * num_shards // num_videos
@@ -59,23 +59,23 @@ def test_draws_keep_their_bounds() -> None:
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_holds_each_item_once(videos: int, shards: int, block: int, epoch: int) -> None:
     items = make_items(videos, 5, shards)
-    which, item = epoch_order([items], [len(items)], 5, epoch, block_shards=block)
-    assert not which.any()
-    assert sorted(item) == list(range(len(items)))
+    set_indices, item_indices = epoch_order([items], [len(items)], 5, epoch, block_shards=block)
+    assert not set_indices.any()
+    assert sorted(item_indices) == list(range(len(items)))
 
 
 def test_order_follows_seed_and_epoch_alone() -> None:
     sets = [make_items(20, 5, 3), make_items(30, 5, 4, 1)]
     takes = [len(items) for items in sets]
 
-    def made(seed: int, epoch: int) -> list[int]:
-        which, item = epoch_order(sets, takes, seed, epoch, block_shards=2)
-        return [*which, *item]
+    def epoch_list(seed: int, epoch: int) -> list[int]:
+        set_indices, item_indices = epoch_order(sets, takes, seed, epoch, block_shards=2)
+        return [*set_indices, *item_indices]
 
-    first = made(0, 4)
-    made(0, 3)
-    assert made(0, 4) == first
-    assert made(1, 4) != first != made(0, 5)
+    first = epoch_list(0, 4)
+    epoch_list(0, 3)
+    assert epoch_list(0, 4) == first
+    assert epoch_list(1, 4) != first != epoch_list(0, 5)
 
 
 def test_weights_share_an_epoch_and_favour_no_item() -> None:
@@ -86,9 +86,9 @@ def test_weights_share_an_epoch_and_favour_no_item() -> None:
     assert takes[0] == round(0.75 * sum(sizes))
     seen = [np.zeros(size, int) for size in sizes]
     for epoch in range(7):
-        which, item = epoch_order(sets, takes, 0, epoch)
+        set_indices, item_indices = epoch_order(sets, takes, 0, epoch)
         for number in (0, 1):
-            np.add.at(seen[number], item[which == number], 1)
+            np.add.at(seen[number], item_indices[set_indices == number], 1)
             ahead = seen[number].max() - seen[number].min()
             assert ahead <= 1
     assert quotas(sizes, None) == sizes

@@ -14,8 +14,8 @@ def test_a_resize_before_a_crop_makes_what_the_whole_resize_makes() -> None:
         image, size = torch.from_numpy(picture(0, old).copy()), draw(4, np.add(new, 1))
         top, left = draw(0, np.subtract(new, size) + 1)
         crop = Crop(int(top), int(left), *map(int, size))
-        found = reshape(image, ClipTransform(old, (Resize(*new), crop))).int()
-        wanted = reshape(image, ClipTransform(old, (Resize(*new),))).int()[top:, left:]
-        off = (found - wanted[: crop.height, : crop.width]).abs().float()
-        assert off.mean() < 0.5
-        assert off.max() <= 2
+        partial = reshape(image, ClipTransform(old, (Resize(*new), crop))).int()
+        whole = reshape(image, ClipTransform(old, (Resize(*new),))).int()[top:, left:]
+        distance = (partial - whole[: crop.height, : crop.width]).abs().float()
+        assert distance.mean() < 0.5
+        assert distance.max() <= 2

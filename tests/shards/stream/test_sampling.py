@@ -25,11 +25,16 @@ class Video:
         self.annotated = np.array([mark == "1" for mark in annotated])
         self.visible = {k: np.array([mark == "1" for mark in v]) for k, v in visible.items()}
         self.expressions = tuple(
-            Expression(str(i), text, objects) for i, (text, objects) in enumerate(SAID)
+            Expression(str(i), text, objects) for i, (text, objects) in enumerate(EXPRESSIONS)
         )
 
 
-SAID = (("the dog", ("a",)), ("both", ("a", "b")), ("nobody knows", ()), ("the ghost", ("c",)))
+EXPRESSIONS = (
+    ("the dog", ("a",)),
+    ("both", ("a", "b")),
+    ("nobody knows", ()),
+    ("the ghost", ("c",)),
+)
 
 
 @settings(deadline=None, max_examples=200)
@@ -61,11 +66,11 @@ def test_windows_keep_motion_true(length: int, num_frames: int, seed: int) -> No
 
 
 def test_windows_use_every_spacing_and_slot() -> None:
-    made = {
+    clips = {
         tuple(clip_frames(ClipSampling.synthetic(), 9, 4, 3, Draws(seed, 1, 0)))
         for seed in range(100)
     }
-    assert made == {(2, 3, 4), (3, 4, 5), (4, 5, 6), (0, 2, 4), (2, 4, 6), (4, 6, 8)}
+    assert clips == {(2, 3, 4), (3, 4, 5), (4, 5, 6), (0, 2, 4), (2, 4, 6), (4, 6, 8)}
 
 
 def test_reversal_comes_as_often_as_published() -> None:

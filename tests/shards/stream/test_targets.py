@@ -25,14 +25,14 @@ def test_masks_boxes_and_pixels_move_alike(name: str, seed: int) -> None:
     assert moved.shape == transform.size
     np.testing.assert_array_equal(moved, mask[rows][:, columns])
     boxes, visible = target_boxes([mask_box(mask)], transform)
-    found = mask_box(moved)
-    if not visible[0] or found is None:
+    moved_box = mask_box(moved)
+    if not visible[0] or moved_box is None:
         return
     centre, extent = boxes[0, :2], boxes[0, 2:]
     scale = np.array(transform.size[::-1])
     expected = np.concatenate([(centre - extent / 2) * scale, (centre + extent / 2) * scale])
     slack = 2 + 2 * max(transform.size[0] / size[0], 600 / size[0])
-    assert np.abs(expected - found).max() <= slack
+    assert np.abs(expected - moved_box).max() <= slack
     start, end = image_region(transform)
     y = start[0] + (np.arange(transform.size[0]) + 0.5) * (end[0] - start[0]) / transform.size[0]
     x = start[1] + (np.arange(transform.size[1]) + 0.5) * (end[1] - start[1]) / transform.size[1]
