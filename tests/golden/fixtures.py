@@ -15,13 +15,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 Cases = dict[str, Any]
+Module = TypeVar("Module", bound=nn.Module)
 
 # Published names of one and the same tensor (box refinement shares the box heads).
 _SAME_TENSOR = ("transformer.decoder.bbox_embed.", "bbox_embed.")
@@ -53,7 +54,7 @@ def golden_array(name: str, shape: Sequence[int]) -> np.ndarray:
     return x.astype(np.float32)
 
 
-def seed_module(module: nn.Module, published: str | Callable[[str], str] = "") -> nn.Module:
+def seed_module(module: Module, published: str | Callable[[str], str] = "") -> Module:
     """Give every floating tensor of `module` its golden value; returns `module` in eval mode.
 
     Args:

@@ -29,8 +29,11 @@ def reference(table):
 @pytest.fixture(scope="module")
 def clip(cases):
     """Truths and predictions [O, T, H, W], void [T, H, W]."""
-    case, seed = cases["metrics"]["davis"], cases["metrics"]["seed"]
-    height, width, frames = case["h"], case["w"], case["frames"]
+    case = cases["metrics"]["davis"]
+    seed = cases["metrics"]["seed"]
+    height = case["h"]
+    width = case["w"]
+    frames = case["frames"]
     truths, predictions = np.zeros((2, case["objects"], frames, height, width), bool)
     for o in range(case["objects"]):
         for t in range(frames):
@@ -90,8 +93,11 @@ def test_statistics(reference):
 @pytest.fixture(scope="module")
 def ranked(cases):
     """Truths [N, H, W], candidates [N, 3, H, W], scores [N, 3]."""
-    case, seed = cases["metrics"]["a2d"], cases["metrics"]["seed"]
-    count, height, width = case["n"], case["h"], case["w"]
+    case = cases["metrics"]["a2d"]
+    seed = cases["metrics"]["seed"]
+    count = case["n"]
+    height = case["h"]
+    width = case["w"]
     truths = np.stack([blob(seed + 600 + i, height, width, 2) for i in range(count)])
     masks = np.zeros((count, 3, height, width), bool)
     for i, truth in enumerate(truths):
@@ -133,7 +139,8 @@ def boxes_px(masks):
 def test_overlaps_of_boxes(reference, ranked):
     truths, masks, scores = ranked
     best = masks[np.arange(len(masks)), scores.argmax(1)]
-    a, b = boxes_px(best), boxes_px(truths)
+    a = boxes_px(best)
+    b = boxes_px(truths)
     sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
     intersections = sides.prod(1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]

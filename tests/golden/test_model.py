@@ -70,8 +70,10 @@ def inputs_of(cases, case):
 
 @torch.no_grad()
 def test_model(model_case, cases, golden, networks):
-    case, reference = cases["models"][model_case], golden(model_case)
-    model, video = networks(case["backbone"]), case["path"] == "video"
+    case = cases["models"][model_case]
+    reference = golden(model_case)
+    model = networks(case["backbone"])
+    video = case["path"] == "video"
     frames, padding, target_frame, tokens = inputs_of(cases, case)
     select = best_query if video else every_query
 
@@ -127,7 +129,8 @@ def test_names_shapes_and_counts_are_the_published_ones(golden_dir, table):
     files = sorted(path.stem for path in golden_dir.glob("state_dict_*.json"))
     assert files, "no state_dict_*.json beside param_counts.json"
     for file in files:
-        backbone, entries = file.removeprefix("state_dict_"), table(file)["entries"]
+        backbone = file.removeprefix("state_dict_")
+        entries = table(file)["entries"]
         weights = {n: torch.empty(shape, device="meta") for n, (shape, *_) in entries.items()}
         for name in list(weights):  # one tensor, two names
             alias = name.removeprefix("transformer.decoder.")

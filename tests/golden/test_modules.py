@@ -33,8 +33,10 @@ def flat(masks: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("coordinates", [2, 4])
 def test_deformable_attention(cases, golden, coordinates):
-    case, reference = cases["modules"]["mod_msdeform"], golden("mod_msdeform")
-    shapes, seeds = [tuple(s) for s in case["levels"]], case["seeds"]
+    case = cases["modules"]["mod_msdeform"]
+    reference = golden("mod_msdeform")
+    shapes = [tuple(s) for s in case["levels"]]
+    seeds = case["seeds"]
     cells = sum(h * w for h, w in shapes)
     padding = flat(level_padding(case))
     module = DeformableAttention(HIDDEN, heads=HEADS, levels=len(shapes), points=POINTS)
@@ -83,7 +85,8 @@ def transformer() -> DeformableTransformer:
 
 def test_encoder_layer(cases, golden, transformer):
     case = cases["modules"]["mod_transformer"]
-    shapes, seeds = [tuple(s) for s in case["levels"]], case["seeds"]
+    shapes = [tuple(s) for s in case["levels"]]
+    seeds = case["seeds"]
     cells = sum(h * w for h, w in shapes)
     out = transformer.encoder.layers[1](
         randn(seeds["enc_src"], 2, cells, HIDDEN),
@@ -102,7 +105,8 @@ def test_encoder_layer(cases, golden, transformer):
 @pytest.mark.parametrize("coordinates", [2, 4])
 def test_decoder_layer(cases, golden, transformer, coordinates):
     case = cases["modules"]["mod_transformer"]
-    shapes, seeds = tuple(map(tuple, case["levels"])), case["seeds"]
+    shapes = tuple(map(tuple, case["levels"]))
+    seeds = case["seeds"]
     cells = sum(h * w for h, w in shapes)
     memory = Memory(
         randn(seeds["dec_memory"], 2, cells, HIDDEN),
@@ -122,8 +126,10 @@ def test_decoder_layer(cases, golden, transformer, coordinates):
 
 
 def test_transformer(cases, golden, transformer):
-    case, reference = cases["modules"]["mod_transformer"], golden("mod_transformer")
-    seeds, shapes = case["seeds"], case["levels"]
+    case = cases["modules"]["mod_transformer"]
+    reference = golden("mod_transformer")
+    seeds = case["seeds"]
+    shapes = case["levels"]
     maps = [randn(seeds["srcs"] + i, 2, HIDDEN, h, w) for i, (h, w) in enumerate(shapes)]
     positions = [randn(seeds["poses"] + i, 2, HIDDEN, h, w) for i, (h, w) in enumerate(shapes)]
     heads = [
@@ -157,7 +163,8 @@ def test_inverse_sigmoid(golden):
 
 
 def test_patch_kernels(cases, golden):
-    case, reference = cases["modules"]["mod_dynamic"], golden("mod_dynamic")
+    case = cases["modules"]["mod_dynamic"]
+    reference = golden("mod_dynamic")
     b, t, h, w, seeds = *(case[k] for k in "bthw"), case["seeds"]
     count = reference["out"].shape[1] // t
     module = seed_module(PatchKernels(HIDDEN, 16), "")
@@ -173,8 +180,10 @@ def test_patch_kernels(cases, golden):
 
 
 def test_mask_optimizer(cases, golden):
-    case, reference = cases["modules"]["mod_mso"], golden("mod_mso")
-    seeds, channels = case["seeds"], case["channels"]
+    case = cases["modules"]["mod_mso"]
+    reference = golden("mod_mso")
+    seeds = case["seeds"]
+    channels = case["channels"]
     module = seed_module(MaskOptimizer(16, **channels), "mask_refine.")
     x = 3 * randn(seeds["x"], 2, 16, *case["eighth"])
     before = x.clone()

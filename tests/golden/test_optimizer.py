@@ -48,7 +48,8 @@ def test_rates_are_scaled_by_an_eighth_of_the_published_gpus(recipe, clips_a_gpu
     settings = train.RECIPES[recipe][1]
     gpus = settings.data.batch_size / clips_a_gpu
     model = torch.nn.Module()
-    model.backbone, model.head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    model.backbone = torch.nn.Linear(2, 2)
+    model.head = torch.nn.Linear(2, 2)
     optimizer, _ = train.build_optimizer(settings, model, total_updates=10, updates_per_epoch=5)
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     published = {"base": 1e-4, "backbone": 5e-5}

@@ -23,7 +23,8 @@ def blocks(seed: int, *shape: int) -> torch.Tensor:
 
 
 def test_video_masks(reference, golden):
-    case, stored = reference["params"]["ytvos"], golden("post")
+    case = reference["params"]["ytvos"]
+    stored = golden("post")
     logits = blocks(case["seed"], case["t"], *case["grid"])
     height, width = case["unpadded"]
     masks = restore(logits[:, :height, :width], tuple(case["original"])) > 0
@@ -34,7 +35,8 @@ def test_video_masks(reference, golden):
 
 
 def test_merged_objects(reference, golden):
-    case, stored = reference["params"]["ytvos"], golden("post")
+    case = reference["params"]["ytvos"]
+    stored = golden("post")
     height, width = case["unpadded"]
     seeds = reference["params"]["davis_seeds"]
     logits = torch.stack([blocks(seed, case["t"], *case["grid"]) for seed in seeds])
@@ -49,12 +51,15 @@ def test_merged_objects(reference, golden):
 @pytest.mark.parametrize("benchmark", ["a2d", "refcoco"])
 def test_candidates(reference, benchmark):
     case = reference["params"]["a2d"]
-    clips, queries, (seed_logits, seed_masks, seed_boxes) = case["b"], case["q"], case["seeds"]
+    clips = case["b"]
+    queries = case["q"]
+    (seed_logits, seed_masks, seed_boxes) = case["seeds"]
     logits = randn(seed_logits, clips, 1, queries, 1)
     masks = blocks(seed_masks, clips, 1, queries, *case["grid"])
     boxes = rand(seed_boxes, clips, 1, queries, 4) * 0.4 + 0.2
     for i, expected in enumerate(reference[benchmark]):
-        (height, width), original = case["size"][i], tuple(case["orig"][i])
+        (height, width) = case["size"][i]
+        original = tuple(case["orig"][i])
         candidates = rank_queries(
             logits[i, 0, :, 0], masks[i, 0, :, :height, :width], boxes[i, 0], original
         )

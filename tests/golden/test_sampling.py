@@ -53,8 +53,10 @@ def test_where_clips_start(tables: dict[str, Any]) -> None:
 
 
 class _Video:
-    expressions, shard = (Expression("0", "the dog", ("1",)),), 0
-    height, width = 120, 160
+    expressions = (Expression("0", "the dog", ("1",)),)
+    shard = 0
+    height = 120
+    width = 160
 
     def __init__(self, length: int) -> None:
         self.annotated = np.ones(length, bool)

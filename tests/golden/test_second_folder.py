@@ -41,7 +41,8 @@ class Blank:
     """An array yet to be recorded."""
 
     def __init__(self, sheet: dict[str, object], key: str) -> None:
-        self.sheet, self.key = sheet, key
+        self.sheet = sheet
+        self.key = key
 
     def fill(self, array: Tensor) -> float:
         self.sheet[self.key] = array.detach().numpy()

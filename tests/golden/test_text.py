@@ -41,7 +41,8 @@ def test_text_model(text_case, cases, golden):
 
 @torch.inference_mode()
 def test_projections(cases, golden):
-    reference, seeds = golden("mod_small"), cases["modules"]["mod_small"]["seeds"]
+    reference = golden("mod_small")
+    seeds = cases["modules"]["mod_small"]["seeds"]
     encoder = roberta(1, vocab_size=10)
     words = encoder.words(randn(seeds["text_proj"], *reference["text_proj"].shape[:-1], 768))
     sentence = encoder.sentence(

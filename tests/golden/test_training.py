@@ -32,7 +32,8 @@ def case_targets(case) -> Targets:
     masks = torch.zeros(*visible.shape, *frames.shape[-2:], dtype=torch.bool)
     boxes = torch.zeros(*visible.shape, 4)
     for i, f in visible.nonzero().tolist():
-        height, width = case["clips"][i]["h"], case["clips"][i]["w"]
+        height = case["clips"][i]["h"]
+        width = case["clips"][i]["w"]
         mask = blob(case["seed"] + 50 + 10 * i + f, height, width)
         y, x = (axis.float() for axis in mask.nonzero(as_tuple=True))
         masks[i, f, :height, :width] = mask
@@ -76,7 +77,9 @@ def train_once(cases, name: str, stored: dict[str, Entry]) -> Step:
             module.p = 0.0
     frames, padding = case_clips(case)
     target_frame = None if case["annotated"] is None else torch.tensor(case["annotated"])
-    targets, matcher, costs = case_targets(case), Matcher(), []
+    targets = case_targets(case)
+    matcher = Matcher()
+    costs = []
 
     def select(queries):
         costs.append(matcher.costs(queries, targets))

@@ -33,7 +33,8 @@ def clipped_gradients(cases, case, threads: int) -> dict[str, Tensor]:
             if isinstance(module, nn.Dropout):  # those of the text model
                 module.p = 0.0
         frames, padding = case_clips(case)
-        targets, matcher = case_targets(case), Matcher()
+        targets = case_targets(case)
+        matcher = Matcher()
         output = model(
             frames, padding, case_tokens(cases, case), lambda queries: matcher(queries, targets)
         )

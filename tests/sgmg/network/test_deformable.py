@@ -101,7 +101,8 @@ def test_points_stay_float32_under_autocast() -> None:
 
 def test_padded_cells_count_as_zero() -> None:
     attention = DeformableAttention(32, heads=4, levels=3, points=2)
-    query, references = torch.randn(1, 5, 32), torch.rand(1, 5, 3, 2)
+    query = torch.randn(1, 5, 32)
+    references = torch.rand(1, 5, 3, 2)
     padding = torch.zeros(1, CELLS, dtype=torch.bool)
     padding[:, 40:] = True
     values = torch.randn(1, CELLS, 32)
@@ -144,7 +145,8 @@ def levels(clips: int = 2, frames: int = 3) -> tuple[list[Tensor], list[Tensor],
 
 
 def test_encoding_a_few_frames_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, arguments = transformer(), levels()
+    module = transformer()
+    arguments = levels()
     whole = module.encode(*arguments)
     monkeypatch.setattr("sgmg.network.deformable_transformer.TOKENS_AT_ONCE", {"cpu": 2 * CELLS})
     with torch.no_grad():

@@ -42,7 +42,8 @@ def test_a_training_step_at_the_published_size() -> None:
     accelerator = Accelerator(cpu=True)
     schedule = make_schedule(optimizer, "step", drops=[3])
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    frames, padding = torch.randn(1, 5, 3, 192, 320), torch.zeros(1, 192, 320, dtype=torch.bool)
+    frames = torch.randn(1, 5, 3, 192, 320)
+    padding = torch.zeros(1, 192, 320, dtype=torch.bool)
     masks = torch.zeros(1, 5, 192, 320, dtype=torch.bool)
     masks[..., 48:144, 80:160] = True
     boxes = torch.tensor([0.375, 0.5, 0.25, 0.5]).expand(1, 5, 4)
@@ -68,7 +69,8 @@ def test_video_swin_takes_clips_of_any_length(frames: int, monkeypatch: pytest.M
         monkeypatch.setitem(SIZES, "t", SwinSize(16, (2, 2, 2, 2), (1, 2, 4, 8)))
     model = tiny_model(backbone="video_swin_t")
     clip = torch.randn(1, frames, 3, 129, 129, generator=torch.Generator().manual_seed(0))
-    padding, tokens = torch.zeros(1, 129, 129, dtype=torch.bool), model.tokenize(["a dog"])
+    padding = torch.zeros(1, 129, 129, dtype=torch.bool)
+    tokens = model.tokenize(["a dog"])
 
     def first(queries: QueryOutput) -> Tensor:
         return torch.zeros(1, dtype=torch.long)

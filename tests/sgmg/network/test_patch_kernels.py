@@ -14,7 +14,8 @@ def test_each_query_convolves_its_frame_with_its_own_kernel() -> None:
     torch.manual_seed(0)
     module = PatchKernels(32, 16)
     kernels = module(torch.randn(2, 3, 32))
-    features, centres = torch.randn(2, 32, 4, 5), torch.rand(2, 3, 2) * 40
+    features = torch.randn(2, 32, 4, 5)
+    centres = torch.rand(2, 3, 2) * 40
     patches = module.convolve(kernels, features, centres)
     assert patches.shape == (2, 3, 16, 4, 5)
     for n in range(2):
