@@ -180,7 +180,8 @@ def refuse_partial(shard_set: ShardSet, benchmark: Benchmark) -> None:
     """Refuse a part of a benchmark: its scores would pass for those of the whole.
 
     Raises:
-        ValueError: The set has not the published number of videos and expressions.
+        ValueError: The set has not the published number of videos and expressions, or its builder
+            left videos out.
     """
     manifest = shard_set.manifest
     size = SplitSize(manifest.counts.videos, manifest.counts.expressions)
@@ -196,6 +197,11 @@ def refuse_partial(shard_set: ShardSet, benchmark: Benchmark) -> None:
         raise ValueError(
             f"{shard_set.url} has {size.videos} videos and {size.expressions} expressions, other "
             f"numbers than are published for {manifest.dataset} {manifest.split}: {advice}"
+        )
+    if manifest.skipped:
+        raise ValueError(
+            f"{shard_set.url} left out {len(manifest.skipped)} videos when it was built, such as "
+            f"{manifest.skipped[0].key}: {advice}"
         )
 
 

@@ -206,6 +206,31 @@ def test_a_set_that_was_built_in_part_is_refused(
     assert (tmp_path / "out/summary.json").is_file()
 
 
+def read_all_but_the_last(key: str) -> Video:
+    if key == "video2":
+        raise ValueError("broken")
+    return sample(key, "mevis")
+
+
+def test_a_set_with_videos_left_out_is_refused(tmp_path: Path) -> None:
+    plans = [Plan(f"video{index}", 1000) for index in range(3)]
+    shards = tmp_path / "shards"
+    build_set(
+        plans,
+        read_all_but_the_last,
+        str(shards),
+        dataset="mevis",
+        split="val",
+        settings={},
+        on_error="skip",
+    )
+    masks = write_perfect_masks(shards, tmp_path / "masks")
+    with pytest.raises(ValueError, match=r"left out 1 videos .* such as video2: build it whole"):
+        run(masks, shards, "--masks", "--out", tmp_path / "out")
+    run(masks, shards, "--masks", "--out", tmp_path / "out", "--allow-partial")
+    assert (tmp_path / "out/summary.json").is_file()
+
+
 def test_a_data_set_without_benchmark_is_refused(
     sets: BuildSet, checkpoint: Path, tmp_path: Path
 ) -> None:
