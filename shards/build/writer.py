@@ -6,7 +6,6 @@ are checked and kept.
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,6 +14,7 @@ from functools import partial
 from shards.build.plan import OnError, Plan, Read, Runner, ShardTask, digest_json, spread
 from shards.build.processes import in_processes
 from shards.errors import ShardError
+from shards.format.checks import checked_name, checked_object, load_json
 from shards.format.index import IndexWriter, read_index
 from shards.format.manifest import MANIFEST, Manifest, ShardRecord, Skipped, decode_record
 from shards.format.schema import Json, Video, dump_json, encode_video, prepare_video
@@ -73,8 +73,14 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
         runner: Runs the tasks elsewhere than in local processes, such as on a cluster.
 
     Raises:
-        ShardError: If a video cannot be read, `out` holds another set, or a worker dies.
+        ShardError: If a video cannot be read, `out` holds another set, a worker dies, or data set
+            or split cannot be part of a file's name.
     """
+    try:
+        checked_name(dataset, "dataset")
+        checked_name(split, "split")
+    except ValueError as error:
+        raise ShardError(f"{error}; mend the reader") from None
     storage = Storage(out, stall_s=_UPLOAD_STALL_S)
     content: dict[str, Json] = {
         "dataset": dataset,
@@ -248,12 +254,15 @@ def _finished_record(storage: Storage, task: ShardTask) -> ShardRecord | None:
         return None
     index_data = storage.get(_index_name(task.name))
     try:
-        metadata = json.loads(read_index(index_data).schema.metadata[_INDEX_METADATA.encode()])
+        content = read_index(index_data).schema.metadata[_INDEX_METADATA.encode()]
+        metadata = checked_object(load_json(content), "the metadata")
+        if metadata["plan"] != task.digest:
+            return None
+        record = decode_record(metadata["record"])
     except (KeyError, TypeError, ValueError):  # a damaged index, or one of somebody else
         return None
-    if metadata["plan"] != task.digest:
+    if record.name != task.name or record.index != _index_name(task.name):
         return None
-    record = decode_record(metadata["record"])
     if storage.size(task.name) != record.bytes:
         return None
     if storage.local is not None and sha256_of(storage, task.name) != record.sha256:

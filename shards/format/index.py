@@ -8,15 +8,28 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.errors import ShardError
+from shards.format.checks import (
+    BAD_NAME,
+    KEY_PATTERN,
+    MAX_FRAMES,
+    MAX_NAME_BYTES,
+    MAX_PIXELS,
+    MAX_SIDE_PX,
+    checked_key,
+    checked_name,
+)
 from shards.format.manifest import Counts
 from shards.format.rle import BoolArray, IntArray
 from shards.format.schema import Expression, Video, image_suffix, masks_suffix
 from shards.storage.storage import Span
 
 _ROWS_PER_GROUP = 1024  # rows that are packed, and later walked over, at once
+_MAX_INDEX_BYTES = 1 << 29  # unpacked; an index of 1,000 videos of 30 frames takes 2 MB
+_MAX_REASON_CHARACTERS = 300
 _NO_SPAN = -1  # where a frame has no masks; Arrow's nulls do not survive the way to numpy
 
 _SPAN = pa.struct({"offset": pa.int64(), "size": pa.int64(), "crc32c": pa.uint32()})
@@ -213,9 +226,24 @@ def read_index(data: bytes) -> pa.Table:
         ShardError: If the file is not Parquet, or damaged.
     """
     try:
-        return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        # the footer tells the sizes before anything is unpacked
+        num_bytes = sum(
+            file.metadata.row_group(number).total_byte_size
+            for number in range(file.metadata.num_row_groups)
+        )
+        if num_bytes > _MAX_INDEX_BYTES:
+            raise ValueError(f"{num_bytes} bytes when unpacked")
+        return file.read()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ShardError(f"an index is damaged ({error}); copy or build it again") from None
+        raise ShardError(
+            f"an index is damaged ({_one_line(error)}); copy or build it again"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    """Arrow's messages have several lines."""
+    return " ".join(str(error).split())[:_MAX_REASON_CHARACTERS]
 
 
 class Columns:
@@ -223,6 +251,7 @@ class Columns:
 
     Args:
         files: The indexes in the order of the shards.
+        shard_bytes: Of the shards; members must lie inside.
 
     Attributes:
         num_frames: `[N]`, of each video.
@@ -230,15 +259,21 @@ class Columns:
         shard: `[N]`, position of the video's shard in the manifest; never falls.
 
     Raises:
-        ShardError: If a file is no index.
+        ShardError: If a file is no index, or holds a name, size or span that none may hold.
     """
 
-    def __init__(self, files: Sequence[bytes]) -> None:
+    def __init__(self, files: Sequence[bytes], shard_bytes: Sequence[int]) -> None:
+        tables = [read_index(data) for data in files]
         try:
-            tables = [read_index(data).select(SCHEMA.names) for data in files]
-            table = pa.concat_tables(table.cast(SCHEMA) for table in tables).combine_chunks()
+            table = pa.concat_tables(
+                [table.select(SCHEMA.names).cast(SCHEMA) for table in tables]
+            ).combine_chunks()
+            table.validate(full=True)
+            _check_nulls(table)
         except (pa.ArrowException, KeyError, OSError, ValueError) as error:
-            raise ShardError(f"an index does not hold its columns ({error}); build again") from None
+            raise ShardError(
+                f"an index does not hold its columns ({_one_line(error)}); build again"
+            ) from None
         # Numbers of frames become numpy arrays; what has to become Python objects stays in Arrow,
         # which takes a fraction of their memory, until a row is asked for.
         self._texts = table.select(
@@ -255,6 +290,18 @@ class Columns:
         self.num_expressions = np.diff(_list_starts(table["expressions"].combine_chunks()))
         videos_per_shard = [len(table) for table in tables]
         self.shard = np.repeat(np.arange(len(tables)), videos_per_shard)
+        try:
+            _check_texts(table, self._frames, self.num_frames)
+            video_bytes = np.array(shard_bytes, np.int64)[self.shard]
+            frame_bytes = np.repeat(video_bytes, self.num_frames)
+            _check_spans(self._heads, video_bytes)
+            _check_spans(self._images, frame_bytes)
+            has_masks = _to_numpy(self._frames.field("masks").is_valid()).astype(bool)
+            _check_spans(self._masks[:, has_masks], frame_bytes[has_masks])
+        except ValueError as error:
+            raise ShardError(
+                f"an index holds what none may hold ({error}); copy or build the set again"
+            ) from None
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -297,6 +344,12 @@ class Columns:
                 )
                 for expression in text["expressions"]
             ]
+            objects = {item["id"]: item["category"] for item in text["objects"]}
+            if not objects.keys() >= {name for entry in expressions for name in entry.objects}:
+                raise ShardError(
+                    f"video {text['key']}: an expression names an object that the video does not "
+                    f"have; copy or build the set again"
+                )
             yield VideoRow(
                 key=text["key"],
                 video_id=text["video_id"],
@@ -305,7 +358,7 @@ class Columns:
                 shard=shard,
                 frame_names=names[in_block],
                 annotated=self._annotated[first:last],
-                objects={item["id"]: item["category"] for item in text["objects"]},
+                objects=objects,
                 expressions=tuple(expressions),
                 visible={item["id"]: np.array(item["visible"], bool) for item in text["objects"]},
                 extensions=extensions[in_block],
@@ -313,6 +366,98 @@ class Columns:
                 images=self._images[:, first:last],
                 masks=self._masks[:, first:last],
             )
+
+
+def _check_nulls(table: pa.Table) -> None:
+    """Only the masks of a frame may be missing.
+
+    Raises:
+        ValueError: If anything else is.
+    """
+    waiting = [(name, table[name].combine_chunks()) for name in SCHEMA.names]
+    while waiting:
+        name, values = waiting.pop()
+        if name == "frames.masks":
+            values = values.drop_null()
+        if values.null_count:
+            raise ValueError(f"{name} is null")
+        if pa.types.is_list(values.type):
+            waiting.append((name, values.flatten()))
+        elif pa.types.is_struct(values.type):
+            for field in values.type:
+                waiting.append((f"{name}.{field.name}", values.field(field.name)))
+
+
+def _check_texts(table: pa.Table, frames: pa.StructArray, num_frames: IntArray) -> None:
+    """Check whatever becomes a path, a type or a shape.
+
+    Args:
+        table: All columns.
+        frames: Of all videos.
+        num_frames: `[N]`, of each video.
+
+    Raises:
+        ValueError: If there is a value that none may hold.
+    """
+    keys = table["key"].combine_chunks()
+    is_key = pc.match_substring_regex(keys, f"^{KEY_PATTERN.pattern}$")
+    for key in keys.filter(pc.invert(is_key)).to_pylist():
+        checked_key(key)  # raises
+    if len(keys.unique()) < len(keys):
+        raise ValueError("two videos of one key")
+    expressions = table["expressions"].combine_chunks().flatten()
+    _check_names(table["video_id"].combine_chunks(), "video_id")
+    _check_names(frames.field("name"), "a frame's name")
+    _check_names(expressions.field("id"), "an expression's id")
+    extensions = set(frames.field("extension").unique().to_pylist())
+    if not extensions <= {"jpg", "png"}:
+        raise ValueError("a frame is neither jpg nor png")
+    height = _to_numpy(table["height"].combine_chunks()).astype(np.int64)
+    width = _to_numpy(table["width"].combine_chunks()).astype(np.int64)
+    sides = np.stack([height, width])
+    if np.any((sides < 1) | (sides > MAX_SIDE_PX)) or np.any(height * width > MAX_PIXELS):
+        raise ValueError(f"height and width must be 1 to {MAX_SIDE_PX}, of {MAX_PIXELS} pixels")
+    if np.any((num_frames < 1) | (num_frames > MAX_FRAMES)):
+        raise ValueError(f"a video must have 1 to {MAX_FRAMES} frames")
+    objects = table["objects"].combine_chunks()
+    num_objects = np.diff(_list_starts(objects))
+    num_visible = np.diff(_list_starts(objects.flatten().field("visible")))
+    if not np.array_equal(num_visible, np.repeat(num_frames, num_objects)):
+        raise ValueError("visible must have one entry a frame")
+
+
+def _check_names(names: pa.StringArray, title: str) -> None:
+    """Refuse names that lead into another folder; whole columns at once.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    is_bad = pc.or_(
+        pc.match_substring_regex(names, BAD_NAME),
+        pc.greater(pc.binary_length(names), MAX_NAME_BYTES),
+    )
+    for name in names.filter(is_bad).to_pylist():
+        checked_name(name, title)  # raises
+
+
+def _check_spans(spans: IntArray, shard_bytes: IntArray) -> None:
+    """Refuse spans beyond their shards: room for them would be made before they are read.
+
+    Args:
+        spans: `[3, N]`, offset, size, CRC-32C.
+        shard_bytes: `[N]`, of the shard of each.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    offsets, sizes, _ = spans
+    # subtracted, for a sum might not fit 64 bits
+    is_bad = (offsets < 0) | (sizes < 0) | (offsets > shard_bytes) | (sizes > shard_bytes - offsets)
+    if np.any(is_bad):
+        position = int(np.argmax(is_bad))
+        raise ValueError(
+            f"{sizes[position]} bytes at {offsets[position]} of a shard of {shard_bytes[position]}"
+        )
 
 
 def _list_starts(lists: pa.ListArray) -> IntArray:

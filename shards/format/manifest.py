@@ -3,11 +3,21 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
-from typing import Any
+from typing import cast
 
 from shards.errors import ShardError
+from shards.format.checks import (
+    check_depth,
+    checked_digest,
+    checked_int,
+    checked_list,
+    checked_name,
+    checked_object,
+    checked_text,
+    load_json,
+)
 from shards.format.schema import FORMAT_VERSION, Json
 from shards.storage.storage import Storage
 
@@ -131,30 +141,24 @@ class Manifest:
             address: Of the set, for messages.
 
         Raises:
-            ShardError: If the file is no manifest, or one of anaddend format version.
+            ShardError: If the file is no manifest, or one of another format version.
         """
         try:
-            content: dict[str, Any] = json.loads(data)
-            if content.pop("format") != _FORMAT_NAME:
-                raise ValueError("a file of anaddend kind")
-            format_version = content.pop("format_version")
-            if format_version != FORMAT_VERSION:
-                raise ShardError(
-                    f"{address} has shard format {format_version}, this program reads "
-                    f"{FORMAT_VERSION}; build the shards again, or use the version of this "
-                    f"program that wrote them"
-                )
-            # the totals are for people: `counts` adds up those of the shards
-            del content["counts"]
-            shards = tuple(decode_record(record) for record in content.pop("shards"))
-            # spread, so that a field too many is refused as well as one too few
-            return Manifest(**content, shards=shards, hash=hashlib.sha256(data).hexdigest())
-        except ShardError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError):
+            content = checked_object(load_json(data), "the file")
+            if content.get("format") != _FORMAT_NAME:
+                raise ValueError("a file of another kind")
+            format_version = checked_int(content.get("format_version"), "the format's version")
+            if format_version == FORMAT_VERSION:
+                return _decode(content, hashlib.sha256(data).hexdigest())
+        except ValueError as error:
             raise ShardError(
-                f"{address}/{MANIFEST} is no manifest of a shard set; give the folder of one"
+                f"{address}/{MANIFEST} is no manifest of a shard set ({error}); give the folder of "
+                f"one"
             ) from None
+        raise ShardError(
+            f"{address} has shard format {format_version}, this program reads {FORMAT_VERSION}; "
+            f"build the shards again, or use the version of this program that wrote them"
+        )
 
     @staticmethod
     def load(storage: Storage) -> "Manifest":
@@ -171,13 +175,79 @@ class Manifest:
         return Manifest.decode(storage.get(MANIFEST), str(storage))
 
 
-def decode_record(content: dict[str, Any]) -> ShardRecord:
-    """Read a shard's record from its JSON, which is used up.
+def _decode(content: dict[str, object], file_hash: str) -> Manifest:
+    """Read a manifest of our version from its JSON.
 
     Raises:
-        KeyError: If the counts or the list of skipped videos are missing.
-        TypeError: If anaddend field is missing, or one is unknown.
+        ValueError: If a field is missing, unknown, or holds what none may hold.
     """
-    counts = Counts(**content.pop("counts"))
-    skipped = tuple(Skipped(**video) for video in content.pop("skipped"))
-    return ShardRecord(**content, counts=counts, skipped=skipped)
+    names = {entry.name for entry in fields(Manifest)} - {"hash"}
+    checked_object(content, "the file", names | {"format", "format_version", "counts"})
+    settings = checked_object(content["settings"], "settings")
+    check_depth(settings, "settings")
+    versions = checked_object(content["versions"], "versions")
+    shards = tuple(decode_record(record) for record in checked_list(content["shards"], "shards"))
+    if len({shard.name for shard in shards}) < len(shards):
+        raise ValueError("two shards of one name")
+    # the totals are for people: `Manifest.counts` adds up those of the shards
+    return Manifest(
+        dataset=checked_name(content["dataset"], "dataset"),
+        split=checked_name(content["split"], "split"),
+        plan=checked_digest(content["plan"], "plan"),
+        seed=_checked_seed(content["seed"]),
+        shard_bytes=checked_int(content["shard_bytes"], "shard_bytes"),
+        settings=cast(dict[str, Json], settings),
+        shards=shards,
+        versions={name: checked_text(value, "a version") for name, value in versions.items()},
+        hash=file_hash,
+    )
+
+
+def _checked_seed(value: object) -> int:
+    """A seed may be negative or large: it is only ever written down."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("seed is no whole number")
+    return value
+
+
+def decode_record(content: object) -> ShardRecord:
+    """Read a shard's record from its JSON.
+
+    Raises:
+        ValueError: If a field is missing, unknown, or holds what none may hold.
+    """
+    record = checked_object(content, "a shard", [entry.name for entry in fields(ShardRecord)])
+    counts = checked_object(record["counts"], "counts", [entry.name for entry in fields(Counts)])
+    return ShardRecord(
+        name=_checked_file(record["name"], ".tar"),
+        bytes=checked_int(record["bytes"], "bytes"),
+        sha256=checked_digest(record["sha256"], "sha256"),
+        index=_checked_file(record["index"], ".parquet"),
+        index_bytes=checked_int(record["index_bytes"], "index_bytes"),
+        index_sha256=_checked_index_digest(record["index_sha256"]),
+        counts=Counts(**{unit: checked_int(count, unit) for unit, count in counts.items()}),
+        skipped=tuple(
+            _decode_skipped(video) for video in checked_list(record["skipped"], "skipped")
+        ),
+    )
+
+
+def _checked_index_digest(value: object) -> str:
+    """Empty in the copy of the record that lies in the index itself."""
+    return "" if value == "" else checked_digest(value, "index_sha256")
+
+
+def _checked_file(value: object, ending: str) -> str:
+    name = checked_name(value, "a file's name")
+    if not name.endswith(ending):
+        raise ValueError(f"the file {name!r} does not end in {ending}")
+    return name
+
+
+def _decode_skipped(content: object) -> Skipped:
+    video = checked_object(content, "a skipped video", ["key", "reason"])
+    # a key that was refused is listed, too, so it is text only
+    return Skipped(
+        key=checked_text(video["key"], "a skipped key"),
+        reason=checked_text(video["reason"], "a reason"),
+    )

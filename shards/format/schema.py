@@ -5,21 +5,26 @@ and the JSON inside them. `docs/shard_format.md` says the same in words.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 from shards.errors import ShardError
+from shards.format.checks import (
+    MAX_FRAMES,
+    checked_int,
+    checked_key,
+    checked_list,
+    checked_name,
+    checked_object,
+    checked_size,
+    checked_text,
+    load_json,
+)
 from shards.format.image_header import PNG_SIGNATURE, image_size
 from shards.format.rle import Rle, mask_area
 
 FORMAT_VERSION = 1
-MAX_FRAMES = 1_000_000  # members are named by six digits
-
-# 80 characters of key and 16 of the longest suffix (".000000.rle.json") fit the 100 bytes that a
-# plain USTAR header has for a name. A dot would end the key for webdataset.
-_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 Extension = Literal["jpg", "png"]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -228,9 +233,14 @@ def decode_masks(data: bytes, height: int, width: int) -> dict[str, Rle]:
         ShardError: If the member is no JSON list of ids and counts.
     """
     try:
-        masks: list[_MaskJson] = json.loads(data)
-        return {mask["id"]: Rle(height, width, mask["counts"].encode("ascii")) for mask in masks}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        masks: dict[str, Rle] = {}
+        for content in checked_list(load_json(data), "the member"):
+            mask = checked_object(content, "a mask")
+            object_id = checked_text(mask["id"], "a mask's id")
+            counts = checked_text(mask["counts"], "a mask's counts")
+            masks[object_id] = Rle(height, width, counts.encode("ascii"))
+        return masks
+    except (KeyError, ValueError) as error:
         raise ShardError(f"a masks member holds no masks ({error}); build it again") from None
 
 
@@ -247,16 +257,17 @@ def decode_sample(sample: Mapping[str, Any]) -> Video:  # webdataset mixes text 
         return _decode_members(sample["__key__"], sample)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         problem = f"it has no {error}" if isinstance(error, KeyError) else error
+        # a key is plain ASCII; what is none must not break the line
+        key_text = ascii(str(sample.get("__key__")))[1:-1]
         raise ShardError(
-            f"video {sample.get('__key__')}: {problem}; its shard is cut short or damaged, copy it "
+            f"video {key_text}: {problem}; its shard is cut short or damaged, copy it "
             f"again or build it again"
         ) from None
 
 
 def _decode_members(key: str, members: Mapping[str, bytes]) -> Video:
-    head: _HeadJson = json.loads(members["json"])
-    if head["format"] != FORMAT_VERSION:
-        raise ShardError(f"format {head['format']}, this program reads {FORMAT_VERSION}")
+    checked_key(key)
+    head = _checked_head(load_json(members["json"]))
     expressions = [
         Expression(
             id=expression["id"],
@@ -280,6 +291,66 @@ def _decode_members(key: str, members: Mapping[str, bytes]) -> Video:
     )
 
 
+def _checked_head(content: object) -> _HeadJson:
+    """A head with every field of the right type, and no name that leads into another folder.
+
+    Raises:
+        KeyError: If a field is missing.
+        ValueError: If a field holds what it may not.
+    """
+    head = checked_object(content, "the head")
+    version = checked_int(head["format"], "the format's version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"format {version}, this program reads {FORMAT_VERSION}")
+    height, width = checked_size(head["height"], head["width"])
+    frames = [
+        checked_name(name, "a frame's name") for name in checked_list(head["frames"], "frames")
+    ]
+    if not 0 < len(frames) <= MAX_FRAMES:
+        raise ValueError(f"{len(frames)} frames, must be 1 to {MAX_FRAMES}")
+    return {
+        "format": version,
+        "dataset": checked_name(head["dataset"], "dataset"),
+        "split": checked_name(head["split"], "split"),
+        "video_id": checked_name(head["video_id"], "video_id"),
+        "height": height,
+        "width": width,
+        "frames": frames,
+        "annotated": [
+            checked_int(position, "an annotated frame", 0, len(frames) - 1)
+            for position in checked_list(head["annotated"], "annotated")
+        ],
+        "objects": [
+            _checked_object_json(item) for item in checked_list(head["objects"], "objects")
+        ],
+        "expressions": [
+            _checked_expression(expression)
+            for expression in checked_list(head["expressions"], "expressions")
+        ],
+    }
+
+
+def _checked_object_json(content: object) -> _ObjectJson:
+    item = checked_object(content, "an object")
+    return {
+        "id": checked_text(item["id"], "an object's id"),
+        "category": checked_text(item["category"], "a category"),
+    }
+
+
+def _checked_expression(content: object) -> _ExpressionJson:
+    expression = checked_object(content, "an expression")
+    return {
+        "id": checked_name(expression["id"], "an expression's id"),
+        "text": checked_text(expression["text"], "an expression"),
+        "objects": [
+            checked_text(object_id, "an object's id")
+            for object_id in checked_list(expression["objects"], "an expression's objects")
+        ],
+        "kind": checked_text(expression["kind"], "an expression's kind"),
+    }
+
+
 def _decode_frame(members: Mapping[str, bytes], head: _HeadJson, position: int) -> Frame:
     # the head does not say which format an image has: its member's name does
     is_png = image_suffix(position, "png") in members
@@ -297,8 +368,11 @@ def _decode_frame(members: Mapping[str, bytes], head: _HeadJson, position: int) 
 
 def _problems(video: Video) -> Iterator[str]:
     """Everything that is wrong with a video, looked for only as far as somebody asks."""
-    if not _KEY_PATTERN.fullmatch(video.key):
-        yield "a key is 1 to 80 ASCII letters, digits, _ and -, the first a letter or digit"
+    try:
+        _check_names(video)
+        checked_size(video.height, video.width)
+    except ValueError as error:
+        yield str(error)
     if not 0 < len(video.frames) <= MAX_FRAMES:
         yield f"{len(video.frames)} frames, must be 1 to {MAX_FRAMES}"
     if len({frame.name for frame in video.frames}) < len(video.frames):
@@ -318,6 +392,27 @@ def _problems(video: Video) -> Iterator[str]:
             yield f"frame {frame.name!r} is called {frame.extension}, must be jpg or png"
         for problem in _frame_problems(video, frame):
             yield f"frame {frame.name!r}: {problem}"
+
+
+def _check_names(video: Video) -> None:
+    """Refuse what `decode_sample` and the index would refuse.
+
+    Raises:
+        ValueError: If a name may not be one.
+    """
+    checked_key(video.key)
+    checked_name(video.dataset, "dataset")
+    checked_name(video.split, "split")
+    checked_name(video.video_id, "video_id")
+    for frame in video.frames:
+        checked_name(frame.name, "a frame's name")
+    for object_id, category in video.objects.items():
+        checked_text(object_id, "an object's id")
+        checked_text(category, "a category")
+    for expression in video.expressions:
+        checked_name(expression.id, "an expression's id")
+        checked_text(expression.text, "an expression")
+        checked_text(expression.kind, "an expression's kind")
 
 
 def _frame_problems(video: Video, frame: Frame) -> Iterator[str]:

@@ -101,7 +101,11 @@ class ShardSet:
             return _load_index(storage, shard)
 
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:
-            columns = Columns(list(pool.map(load, manifest.shards)))
+            files = list(pool.map(load, manifest.shards))
+        try:
+            columns = Columns(files, [shard.bytes for shard in manifest.shards])
+        except ShardError as error:
+            raise ShardError(f"{storage}: {error}") from None
         return cls(storage, manifest, columns, gap=gap)
 
     def __len__(self) -> int:

@@ -294,6 +294,17 @@ def test_a_reader_that_gives_another_video_is_caught(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a\n"])
+@pytest.mark.parametrize("field", ["dataset", "split"])
+def test_a_set_whose_files_would_lie_elsewhere_is_refused(
+    tmp_path: Path, field: str, name: str
+) -> None:
+    with pytest.raises(ShardError, match=f"{field} is .*, must be a name") as caught:
+        build_toy(tmp_path / "out", **{field: name})
+    message(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: ShardTar, key: str, members: object) -> None:
         raise OSError(28, "No space left on device")

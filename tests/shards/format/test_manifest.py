@@ -64,6 +64,55 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     assert message(caught.value).startswith("s3://set/manifest.json")
 
 
+BAD_FILES = [None, 3, "", "..", "../a.tar", "/etc/a.tar", "a/b.tar", "a\\b.tar", "a\n.tar", "a.zip"]
+BAD_DIGESTS = [None, 0, "", "a" * 63, "A" * 64, "../../notes.txt", "a" * 64 + "\n", "g" * 64]
+BAD_COUNTS = [None, -1, 1.0, "1", True, [], 2**60]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *((("shards", 0, "name"), value) for value in BAD_FILES),
+        *((("shards", 0, "index"), value) for value in BAD_FILES),
+        (("shards", 0, "name"), "toy-train-1.tar"),
+        *((("shards", 0, "sha256"), value) for value in BAD_DIGESTS),
+        *((("shards", 0, "index_sha256"), value) for value in BAD_DIGESTS if value != ""),
+        *((("plan",), value) for value in BAD_DIGESTS),
+        *((("shards", 0, "bytes"), value) for value in BAD_COUNTS),
+        *((("shards", 0, "index_bytes"), value) for value in BAD_COUNTS),
+        *((("shards", 0, "counts", "frames"), value) for value in BAD_COUNTS),
+        *((("shard_bytes",), value) for value in BAD_COUNTS),
+        *((("seed",), value) for value in (None, "1", True, 1.0)),
+        *(((name,), value) for name in ("dataset", "split") for value in (None, 1, "", "a/b")),
+        *(((name,), value) for name in ("shards", "settings", "versions") for value in (None, "a")),
+        *((("shards", 0), value) for value in (None, [], "a", {})),
+        *((("shards", 0, name), None) for name in ("counts", "skipped")),
+        (("shards", 0, "skipped", 0), None),
+        (("shards", 0, "skipped", 0, "key"), None),
+        (("versions", "pyarrow"), None),
+        (("format_version",), None),
+        (("settings", "a"), json.loads("[" * 40 + "]" * 40)),
+        (("extra",), 1),
+        (("shards", 0, "extra"), 1),
+    ],
+)
+def test_a_value_that_none_may_hold_is_refused(path: tuple[str | int, ...], value: object) -> None:
+    content = json.loads(MANIFEST.encode())
+    place = content
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(ShardError, match="is no manifest of a shard set") as caught:
+        Manifest.decode(json.dumps(content).encode(), "s3://set")
+    message(caught.value)
+
+
+def test_json_nested_too_deep_is_refused() -> None:
+    for data in (b"[" * 10**6, b'{"a":' * 10**6):
+        with pytest.raises(ShardError, match="nested too deep"):
+            Manifest.decode(data, "s3://set")
+
+
 def test_another_format_version_is_refused_with_what_to_do() -> None:
     data = MANIFEST.encode().replace(b'"format_version": 1', b'"format_version": 2')
     with pytest.raises(ShardError, match="shard format 2, this program reads 1; build") as caught:

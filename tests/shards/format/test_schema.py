@@ -25,7 +25,9 @@ from tests.shards.sample_videos import encode_image, make_video, message
 EXTENSIONS: tuple[Extension, ...] = ("jpg", "png")
 
 texts = st.text(max_size=12)
-name_lists = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=3, unique=True)
+characters = st.characters(blacklist_categories=("Cc", "Cs"), blacklist_characters="/\\")
+names = st.text(characters, min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
+name_lists = st.lists(names, min_size=1, max_size=3, unique=True)
 name_lists_or_none: st.SearchStrategy[list[str]] = st.one_of(st.just([]), name_lists)
 
 
@@ -54,9 +56,9 @@ def videos(draw: st.DrawFn) -> Video:
         expressions.append(Expression(expression_id, draw(texts), targets, draw(texts)))
     return Video(
         key="k-1_A",
-        dataset=draw(texts),
-        split=draw(texts),
-        video_id=draw(texts),
+        dataset=draw(names),
+        split=draw(names),
+        video_id=draw(names),
         height=height,
         width=width,
         frames=frames,
@@ -103,6 +105,11 @@ def test_members_are_where_the_format_puts_them() -> None:
     assert head["expressions"][1]["text"] == "an “odd” café, both"
 
 
+BAD_NAMES = ["", ".", "..", "../a", "/a", "a/b", "a\\b", "a\0", "a\n", "a\x7f", "a\x85", "a" * 201]
+HEAD = ["format", "dataset", "split", "video_id", "height", "width", "frames", "annotated"]
+HEAD += ["objects", "expressions"]
+
+
 @pytest.mark.parametrize("lost", ["json", "000001.jpg", "000002.rle.json"])
 def test_a_sample_cut_short_is_refused(lost: str) -> None:
     members = dict(encode_video(prepare_video(make_video("v", num_frames=3))))
@@ -119,7 +126,76 @@ def test_a_broken_head_is_refused(head: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[1]", b'{"1": "a"}', b'[{"id": "1"}]', b'[{"id": "1", "counts": "\xc3\xa9"}]']
+    "change",
+    [
+        *({field: None} for field in HEAD),
+        *({field: {"a": []}} for field in HEAD),
+        *({field: True} for field in HEAD),
+        *({field: name} for field in ("dataset", "split", "video_id") for name in BAD_NAMES),
+        *({"frames": [name]} for name in (*BAD_NAMES, None, 5)),
+        {"frames": []},
+        *({"annotated": [position]} for position in (-1, 2, "0", None, 10**30)),
+        *({"height": size} for size in (0, -1, 65_536, "36", 36.0)),
+        {"height": 60_000, "width": 60_000},
+        *({"objects": [item]} for item in (None, {}, {"id": 1, "category": ""}, {"id": "1"})),
+        *(
+            {"expressions": [{"id": "0", "text": "", "objects": [], "kind": ""} | wrong]}
+            for wrong in (
+                *({"id": name} for name in BAD_NAMES),
+                *({field: None} for field in ("id", "text", "objects", "kind")),
+                {"objects": [None]},
+                {"objects": "1"},
+                {"text": "\ud800"},
+            )
+        ),
+    ],
+)
+def test_a_head_that_says_what_none_may_say_is_refused(change: dict[str, object]) -> None:
+    members = dict(encode_video(prepare_video(make_video("v", num_frames=2))))
+    # escaped, for UTF-8 cannot say half a surrogate pair, but JSON can
+    head = json.dumps(json.loads(members["json"]) | change).encode()
+    with pytest.raises(ShardError, match="video v") as caught:
+        decode_sample({"__key__": "v", **members, "json": head})
+    message(caught.value)
+
+
+@pytest.mark.parametrize("key", ["../v", "a/v", "", ".", "-v", "v\n", "a" * 81])
+def test_a_key_that_is_a_path_is_refused(key: str) -> None:
+    members = dict(encode_video(prepare_video(make_video("v"))))
+    with pytest.raises(ShardError, match="is no key") as caught:
+        decode_sample({"__key__": key, **members})
+    message(caught.value)
+
+
+def test_json_nested_too_deep_is_refused() -> None:
+    members = dict(encode_video(prepare_video(make_video("v"))))
+    with pytest.raises(ShardError, match="video v: its JSON is nested too deep") as caught:
+        decode_sample({"__key__": "v", **members, "json": b"[" * 10**6})
+    message(caught.value)
+    with pytest.raises(ShardError, match="nested too deep"):
+        decode_masks(b"[" * 10**6, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["00005", "Wave!_@18_wave_0", "--h5fAKYurM", "0062f687f1", "é.b"])
+def test_names_of_the_data_sets_are_names(name: str) -> None:
+    video = make_video("v", num_frames=1)
+    frames = [dataclasses.replace(video.frames[0], name=name)]
+    expressions = (Expression(name, "x", ()),)
+    video = dataclasses.replace(video, video_id=name, frames=frames, expressions=expressions)
+    members = dict(encode_video(prepare_video(video)))
+    assert decode_sample({"__key__": "v", **members}) == video
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[1]",
+        b'{"1": "a"}',
+        b'[{"id": "1"}]',
+        b'[{"id": 1, "counts": "a"}]',
+        b'[{"id": "1", "counts": "\xc3\xa9"}]',
+    ],
 )
 def test_broken_masks_are_refused(data: bytes) -> None:
     with pytest.raises(ShardError, match="holds no masks"):
@@ -138,6 +214,14 @@ GIF = cast(Extension, "gif")
         ({"key": "_a"}, "a key is 1 to 80"),
         ({"key": "a" * 81}, "a key is 1 to 80"),
         ({"key": "é"}, "a key is 1 to 80"),
+        ({"video_id": "../v"}, "video_id is '../v', must be a name"),
+        ({"dataset": ""}, "dataset is '', must be a name"),
+        ({"split": ".."}, "split is '..', must be a name"),
+        ({"frames": [dataclasses.replace(FRAME, name="a/b")]}, "a frame's name is 'a/b'"),
+        ({"expressions": (Expression("a\0", "x", ()),)}, "an expression's id is 'a.x00'"),
+        ({"expressions": (Expression("a", "\ud800", ()),)}, "which is no Unicode text"),
+        ({"height": 65_536}, "the height is 65536, must be a whole number, 1 to 65535"),
+        ({"height": 60_000, "width": 60_000}, "60000 x 60000 pixels are more than"),
         ({"frames": []}, "0 frames"),
         ({"frames": [FRAME, FRAME]}, "two frames of one name"),
         ({"height": 37}, "36 x 52 pixels, the video has 37 x 52"),
@@ -156,4 +240,4 @@ def test_what_breaks_the_format_is_named(change: dict[str, Any], problem: str) -
     video = dataclasses.replace(GOOD, **change)
     with pytest.raises(ShardError, match=problem) as caught:
         prepare_video(video)
-    assert video.key in message(caught.value)
+    assert video.key in message(caught.value)  # quoted, so no key breaks the line
