@@ -176,14 +176,25 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Finished checkpoints of a run, oldest first."""
-    # `.partial`: a checkpoint that is being written or removed, or was when its process ended.
+    """Finished checkpoints of a run, oldest first; folders of any other name are not ours."""
     folders = [
         file.parent
         for file in run.glob(f"step-*/{CONFIG_FILE}")
-        if file.parent.suffix != ".partial"
+        if is_checkpoint_name(file.parent.name)
     ]
     return sorted(folders, key=lambda folder: step_of(folder.name))
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the checkpoint after `step` updates."""
+    return f"step-{step:06d}"
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a name is `step-NNNNNN`; `step-000002.partial` and `step-000002-good` are none."""
+    digits = name.removeprefix("step-")
+    # `isdecimal` alone takes digits of other scripts, and any number of zeros before the number.
+    return digits.isdecimal() and name == checkpoint_name(int(digits))
 
 
 def step_of(name: str) -> int:

@@ -6,6 +6,7 @@ checkpoints before it stay, and are what is found.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sgmg.network.model import SgMg
-from sgmg.network.model_folder import list_checkpoints
+from sgmg.network.model_folder import checkpoint_name, list_checkpoints
 
 STATE = "run.json"
 SCORE = "score.json"
@@ -75,7 +76,7 @@ def save_checkpoint(
     Raises:
         OSError: It could not be written, such as for a full disk; the others are as before.
     """
-    folder = run / f"step-{state['step']:06d}"
+    folder = run / checkpoint_name(state["step"])
     if (folder / STATE).is_file():
         return folder  # SIGTERM came right after the regular save of this update
     unfinished = run / f"{folder.name}.partial"
@@ -107,9 +108,12 @@ def save_checkpoint(
 def remove_expired(run: Path, keep: int) -> None:
     """Delete all checkpoints but the newest `keep` (at least 1) and the one of the best score."""
     checkpoints = list_checkpoints(run)
-    best = max(checkpoints, key=read_score)
-    for checkpoint in checkpoints[:-keep]:
-        if checkpoint != best:
+    staying = set(checkpoints[-keep:])
+    scored = [path for path in checkpoints if math.isfinite(read_score(path))]
+    if scored:
+        staying.add(max(scored, key=read_score))
+    for checkpoint in checkpoints:
+        if checkpoint not in staying:
             remove_atomically(checkpoint)
 
 
@@ -134,11 +138,13 @@ def write_score(checkpoint: Path, score: float, details: Mapping[str, float]) ->
 
 
 def read_score(checkpoint: Path) -> float:
-    """Score of a checkpoint; minus infinity if it was not validated."""
+    """Score of a checkpoint; minus infinity if it was not validated, or its score is NaN."""
     path = checkpoint / SCORE
     if not path.is_file():
         return float("-inf")
-    return float(json.loads(path.read_text(encoding="utf-8"))["score"])
+    score = float(json.loads(path.read_text(encoding="utf-8"))["score"])
+    # No comparison with NaN is true: it would be the best or the worst by its place in the list.
+    return float("-inf") if math.isnan(score) else score
 
 
 def find_state(source: str, run: Path) -> Path | None:

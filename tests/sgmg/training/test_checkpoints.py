@@ -1,8 +1,11 @@
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
 
+from sgmg.network.model_folder import find_checkpoint, list_checkpoints
 from sgmg.training.checkpoints import (
     find_state,
     open_run,
@@ -37,11 +40,36 @@ def test_the_newest_and_the_best_checkpoints_stay(tmp_path: Path) -> None:
     assert read_score(second) == 60.5
 
 
-def test_without_scores_the_newest_stay_and_the_first(tmp_path: Path) -> None:
-    """All are equally good: the first counts as the best, as `max` has it."""
+def test_without_scores_only_the_newest_stay(tmp_path: Path) -> None:
     make_checkpoints(tmp_path, 1, 2, 3, 4)
     remove_expired(tmp_path, keep=1)
-    assert names(tmp_path) == ["step-000001", "step-000004"]
+    assert names(tmp_path) == ["step-000004"]
+
+
+@pytest.mark.parametrize("nan_index", [0, 1, 2])
+def test_a_score_that_is_nan_never_counts(tmp_path: Path, nan_index: int) -> None:
+    checkpoints = make_checkpoints(tmp_path, 1, 2, 3, 4)
+    scores = [60.0, 61.0, 59.0]
+    scores[nan_index] = math.nan
+    for checkpoint, score in zip(checkpoints, scores, strict=False):
+        write_score(checkpoint, score, {})
+    assert read_score(checkpoints[nan_index]) == -math.inf
+    remove_expired(tmp_path, keep=1)
+    best = "step-000001" if nan_index == 1 else "step-000002"
+    assert names(tmp_path) == [best, "step-000004"]
+
+
+def test_folders_of_other_names_are_left_alone(tmp_path: Path) -> None:
+    _, _, newest = make_checkpoints(tmp_path, 1, 2, 1_000_000)
+    others = ["step-000002-good", "step-9", "step-0000009", "step-best", "step-00000\u0669"]
+    for name in others:
+        shutil.copytree(newest, tmp_path / name)
+    assert list_checkpoints(tmp_path)[-1] == newest
+    assert find_state("auto", tmp_path) == newest
+    assert find_checkpoint(tmp_path) == newest
+    open_run(tmp_path, resume=True)
+    remove_expired(tmp_path, keep=1)
+    assert names(tmp_path) == sorted([newest.name, *others])
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
