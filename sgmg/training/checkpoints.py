@@ -9,11 +9,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 
@@ -80,29 +82,56 @@ def save_checkpoint(
     if (folder / STATE).is_file():
         return folder  # SIGTERM came right after the regular save of this update
     unfinished = run / f"{folder.name}.partial"
+    accelerator.wait_for_everyone()
     try:
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(unfinished))
-        if accelerator.is_main_process:
-            network: SgMg = accelerator.unwrap_model(model)
-            network.save_pretrained(unfinished)
-            (unfinished / STATE).write_text(json.dumps(state), encoding="utf-8")
-            # A rename may reach the disk before the bytes it names: a machine that loses power
-            # would be left with a finished name on empty files.
-            _flush_to_disk(unfinished)
-            unfinished.rename(folder)
+        # A slower process may still write its state: the folder gets its name when all are through.
+        with failing_together(accelerator):
+            accelerator.save_state(str(unfinished))
+        with failing_together(accelerator):
+            if accelerator.is_main_process:
+                network: SgMg = accelerator.unwrap_model(model)
+                network.save_pretrained(unfinished)
+                (unfinished / STATE).write_text(json.dumps(state), encoding="utf-8")
+                # A rename may reach the disk before the bytes it names: a machine that loses power
+                # would be left with a finished name on empty files.
+                _flush_to_disk(unfinished)
+                unfinished.rename(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         # A full disk is a RuntimeError to torch, a SafetensorError to safetensors.
-        shutil.rmtree(unfinished, ignore_errors=True)
-        reason = str(error).partition("\n")[0]
+        if accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
-            f"{folder.name} could not be saved ({reason}): make room in {run}; the checkpoints "
-            "before it are whole, --resume auto goes on from the newest"
+            f"{folder.name} could not be saved ({_first_line(error)}): make room in {run}; the "
+            "checkpoints before it are whole, --resume auto goes on from the newest"
         ) from error
-    if accelerator.is_main_process:
-        remove_expired(run, keep)
-    accelerator.wait_for_everyone()
+    with failing_together(accelerator):
+        if accelerator.is_main_process:
+            remove_expired(run, keep)
     return folder
+
+
+@contextmanager
+def failing_together(accelerator: Accelerator) -> Iterator[None]:
+    """Wait for the block on all processes; where it fails on one, it fails on all.
+
+    Without it the others would wait for ever for the one that failed. Nothing in the block may
+    wait for another process.
+
+    Raises:
+        OSError: The block failed on another process; says why.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        failure = error
+    reason = _first_line(failure) if failure is not None else None
+    reasons: list[str | None] = gather_object([reason])
+    if failure is not None:
+        raise failure
+    for reason in reasons:
+        if reason is not None:
+            raise OSError(reason)
 
 
 def remove_expired(run: Path, keep: int) -> None:
@@ -183,3 +212,7 @@ def _flush_to_disk(folder: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
