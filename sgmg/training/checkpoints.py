@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sgmg.network.model import SgMg
-from sgmg.network.model_folder import checkpoint_name, list_checkpoints
+from sgmg.network.model_folder import checkpoint_name, list_checkpoints, step_of
 
 STATE = "run.json"
 SCORE = "score.json"
@@ -144,6 +144,32 @@ def remove_expired(run: Path, keep: int) -> None:
     for checkpoint in checkpoints:
         if checkpoint not in staying:
             remove_atomically(checkpoint)
+
+
+def set_aside_later(run: Path, step: int) -> list[Path]:
+    """Rename the checkpoints after `step`, which a run that goes on from there saves anew.
+
+    Else they would count as saved already, or as newer than what the run saves now.
+
+    Returns:
+        Their folders, `abandoned-step-NNNNNN`, newest first.
+    """
+    abandoned = []
+    # Newest first: wherever this breaks off, the life that is left stays without a gap.
+    for checkpoint in reversed(list_checkpoints(run)):
+        if step_of(checkpoint.name) > step:
+            target = abandoned_path(checkpoint)
+            number = 2
+            while target.exists():
+                target = run / f"{abandoned_path(checkpoint).name}-{number}"
+                number += 1
+            abandoned.append(checkpoint.rename(target))
+    return abandoned
+
+
+def abandoned_path(checkpoint: Path) -> Path:
+    """Where a checkpoint goes that a run does not go on from."""
+    return checkpoint.with_name(f"abandoned-{checkpoint.name}")
 
 
 def remove_atomically(checkpoint: Path) -> None:

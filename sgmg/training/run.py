@@ -74,18 +74,21 @@ class Run:
         self.loader_state: dict[str, object] | None = None
         self._keep = keep
         self._store = store
-        if accelerator.is_main_process:
-            checkpoints.open_run(folder, resume=resume is not None)
-            if store is not None and resume == "auto":
-                mirror.download(store, folder)
         # The others must not look for checkpoints before the main process has got them.
-        accelerator.wait_for_everyone()
+        with checkpoints.failing_together(accelerator):
+            if accelerator.is_main_process:
+                checkpoints.open_run(folder, resume=resume is not None)
+                if store is not None and resume == "auto":
+                    mirror.download(store, folder)
         checkpoint = checkpoints.find_state(resume, folder) if resume else None
         if checkpoint is not None:
             self._go_on_from(checkpoint)
-        # A killed run may have written rows of updates that come again now.
-        if accelerator.is_main_process:
-            self.losses.forget_after(self.step)
+        with checkpoints.failing_together(accelerator):
+            if accelerator.is_main_process:
+                for path in checkpoints.set_aside_later(folder, self.step):
+                    _log.warning("going on from update %d: %s is left aside", self.step, path)
+                # A killed run may have written rows of updates that come again now.
+                self.losses.forget_after(self.step)
         # Accelerate's trigger reaches all processes, whichever of them got the signal: they save
         # together, behind the same update.
         self._previous_handler = signal.signal(signal.SIGTERM, lambda *_: accelerator.set_trigger())

@@ -11,6 +11,7 @@ from sgmg.training.checkpoints import (
     open_run,
     read_score,
     remove_expired,
+    set_aside_later,
     write_score,
 )
 
@@ -90,3 +91,20 @@ def test_auto_finds_the_newest_that_can_be_resumed(tmp_path: Path) -> None:
     assert find_state(str(second), tmp_path) == second
     with pytest.raises(ValueError, match=r"holds no run\.json: to resume, give a step-NNNNNN"):
         find_state(str(third), tmp_path)
+
+
+def test_the_life_that_is_left_is_put_aside(tmp_path: Path) -> None:
+    make_checkpoints(tmp_path, 1, 2, 3)
+    first_life = tmp_path / "abandoned-step-000003"
+    assert set_aside_later(tmp_path, 2) == [first_life]
+    assert not set_aside_later(tmp_path, 2)
+    make_checkpoints(tmp_path, 3)
+    assert set_aside_later(tmp_path, 1) == [
+        tmp_path / "abandoned-step-000003-2",
+        tmp_path / "abandoned-step-000002",
+    ]
+    remove_expired(tmp_path, keep=1)
+    open_run(tmp_path, resume=True)
+    assert find_state("auto", tmp_path) == tmp_path / "step-000001"
+    assert len(names(tmp_path)) == 4
+    assert (first_life / "run.json").is_file()

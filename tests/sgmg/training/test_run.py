@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+from sgmg.training.checkpoints import read_state
 from sgmg.training.losses import NonFiniteLossError
 from sgmg.training.optim import make_schedule, parameter_groups
 from sgmg.training.run import Run
@@ -13,12 +14,13 @@ from tests.sgmg.tiny import tiny_model
 from tests.sgmg.training.clips import micro_batch
 
 
-def make_run(folder: Path) -> Run:
+def make_run(folder: Path, resume: str | None = None) -> Run:
     network = tiny_model()
     groups = parameter_groups(network, lr=1e-3, backbone_lr=1e-3, text_lr=1e-3, weight_decay=0.0)
     optimizer = torch.optim.AdamW(groups)
     schedule = make_schedule(optimizer)
-    return Run(folder, Accelerator(cpu=True), network, optimizer, schedule, keep=1)
+    accelerator = Accelerator(cpu=True)
+    return Run(folder, accelerator, network, optimizer, schedule, keep=2, resume=resume)
 
 
 def test_a_dry_run_leaves_no_trace(tmp_path: Path) -> None:
@@ -73,3 +75,24 @@ def test_a_picture_shows_the_supervised_frame_alone(tmp_path: Path) -> None:
     alone = np.asarray(Image.open(picture))
     assert whole.shape[1] > 1.5 * alone.shape[1]
     run.finish()
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_saves_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run(tmp_path)
+    for _ in range(3):
+        run.finish_update({"total": 1.0})
+        run.save({})
+    run.finish()
+    run = make_run(tmp_path, resume=str(tmp_path / "step-000002"))
+    assert "going on from update 2" in caplog.text
+    assert "abandoned-step-000003 is left aside" in caplog.text
+    run.finish_update({"total": 2.0})
+    checkpoint = run.save({"life": "new"})
+    run.finish()
+    assert read_state(checkpoint)["loader"] == {"life": "new"}
+    assert read_state(tmp_path / "abandoned-step-000003")["loader"] == {}
+    resumed = make_run(tmp_path, resume="auto")
+    assert resumed.loader_state == {"life": "new"}
+    resumed.finish()
