@@ -5,6 +5,10 @@ class ShardError(ValueError):
     """Shards that cannot be written or read; one line: which thing, what is wrong, what to do."""
 
 
+class BackendError(Exception):
+    """What a storage backend refuses; says what to do, and becomes a ShardError with an address."""
+
+
 class DamageError(ShardError):
     """Stored bytes that are missing or wrong, however often they are fetched.
 

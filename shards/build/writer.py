@@ -5,6 +5,7 @@ that writes it or on what was written before, so a killed build can be run again
 are checked and kept.
 """
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,8 +74,8 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
         runner: Runs the tasks elsewhere than in local processes, such as on a cluster.
 
     Raises:
-        ShardError: If a video cannot be read, `out` holds another set, a worker dies, or data set
-            or split cannot be part of a file's name.
+        ShardError: If a video cannot be read, `out` holds another set or another build is writing
+            there, a worker dies, or data set or split cannot be part of a file's name.
     """
     try:
         checked_name(dataset, "dataset")
@@ -102,26 +103,31 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
         for number, group in enumerate(groups)
     ]
     plan_digest = digest_json([task.digest for task in tasks])
-    old = _old_manifest(storage, plan_digest)
-    storage.sweep(prefix)  # of what a killed run left half written
     if runner is None and min(workers, len(tasks)) > 1:
         runner = partial(in_processes, workers=workers)
     manifest_settings = dict(settings)
     if is_partial:
         # only now: the plan, and with it every byte of shards and indexes, does not depend on it
         manifest_settings["partial"] = True
-    records = sorted(_build_shards(tasks, progress, runner), key=lambda record: record.name)
-    manifest = Manifest(
-        dataset=dataset,
-        split=split,
-        plan=plan_digest,
-        seed=seed,
-        shard_bytes=shard_bytes,
-        settings=manifest_settings,
-        shards=tuple(records),
-    )
-    if old is None or not _same_content(manifest, old):
-        storage.put(MANIFEST, manifest.encode())
+    old = _old_manifest(storage, plan_digest)
+    with contextlib.ExitStack() as stack:
+        # a finished set keeps others out by its manifest; its own build, run again, writes nothing
+        if old is None:
+            stack.enter_context(storage.claim(plan_digest))
+            old = _old_manifest(storage, plan_digest)  # a build may have ended in between
+        storage.sweep(prefix)  # of what a killed run left half written
+        records = sorted(_build_shards(tasks, progress, runner), key=lambda record: record.name)
+        manifest = Manifest(
+            dataset=dataset,
+            split=split,
+            plan=plan_digest,
+            seed=seed,
+            shard_bytes=shard_bytes,
+            settings=manifest_settings,
+            shards=tuple(records),
+        )
+        if old is None or not _same_content(manifest, old):
+            storage.put(MANIFEST, manifest.encode())
     return Manifest.load(storage)
 
 

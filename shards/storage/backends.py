@@ -3,12 +3,16 @@
 Credentials come from the usual environment variables and profiles only.
 """
 
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+from shards.errors import BackendError
 
 if TYPE_CHECKING:
     from obstore import Bytes
@@ -37,6 +41,13 @@ class Backend(Protocol):
 
     def commit(self, path: Path, name: str) -> None:
         """Make a local file appear under a name, whole or not at all; may move the file."""
+
+    def claim(self, plan: str) -> AbstractContextManager[None]:
+        """Keep other builds out of the folder; a BackendError tells that one is there already.
+
+        Args:
+            plan: Equal for builds that would write the same bytes.
+        """
 
 
 def local_folder(url: str) -> Path | None:
@@ -96,6 +107,27 @@ class Folder:
         """Rename: the path lies in this folder already."""
         path.replace(self._folder / name)
 
+    @contextmanager
+    def claim(self, plan: str) -> Iterator[None]:
+        """Lock the folder itself: that leaves no file behind, and a killed process lets go."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BackendError(
+                    "another build is writing there now; wait until it has ended, or write "
+                    "elsewhere"
+                ) from None
+            except OSError:
+                # NFS locks files that are open for writing only, never a folder; there, and on
+                # file systems without locks, nothing keeps two builds apart
+                pass
+            yield
+        finally:
+            os.close(folder)
+
 
 class FsspecFolder:
     """A folder of any other scheme, by the fsspec package that serves it."""
@@ -126,6 +158,11 @@ class FsspecFolder:
         passing_path = self._path(path.name)
         self._files.put_file(str(path), passing_path)
         self._files.mv(passing_path, self._path(name))
+
+    @contextmanager
+    def claim(self, plan: str) -> Iterator[None]:
+        """Do nothing: fsspec has no way to create a file unless there is one."""
+        yield
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

@@ -5,7 +5,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from os import getpid
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import GenericError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotSupportedError
 from obstore.store import from_url
 
+from shards.errors import BackendError
 from shards.storage.aws_profile import aws_profile
 
 if TYPE_CHECKING:
@@ -38,7 +40,10 @@ _HEDGE_BYTES_PER_S = 1_000_000
 # that fail on their way; only the text tells which. 408 (timeout) and 429 (too many requests) pass
 # by themselves, every other 4xx is a refusal.
 _NON_RETRYABLE_STATUS = re.compile(r"status code: 4(?!08|29)\d\d")
+_NOT_IMPLEMENTED = re.compile(r"status code: (405|501)|[Nn]ot ?[Ii]mplemented")
 _BEHIND_THE_END = re.compile(r"object was only|status code: 416")
+
+_CLAIM = "build-in-progress"  # the object that holds the plan of a build that has not ended
 
 _WHOLE_FILE_RETRIES: "RetryConfig" = {
     "max_retries": 8,
@@ -167,6 +172,51 @@ class ObjectStore:
             obstore.put(self._store, name, path)
         except FileNotFoundError:  # it is not the local file that is missing
             raise OSError("there is no such bucket or container") from None
+
+    @contextmanager
+    def claim(self, plan: str) -> Iterator[None]:
+        """Put the plan there, unless there is one; a killed build leaves its own to go on under.
+
+        An object store knows nothing of processes, so two builds of one plan are not kept apart:
+        they write the same bytes.
+        """
+        is_new = self._create_claim(plan)
+        if not is_new and self._claimed_plan() != plan:
+            raise BackendError(
+                f"a build from other input or other settings is writing there, or was killed; wait "
+                f"until it has ended, write elsewhere, or remove the object {_CLAIM}"
+            )
+        ends_well = False
+        try:
+            yield
+            ends_well = True
+        finally:
+            if is_new or ends_well:
+                # the set is committed, or its error is the one to be told
+                with suppress(BaseError, FileNotFoundError):
+                    obstore.delete(self._store, _CLAIM)
+
+    def _create_claim(self, plan: str) -> bool:
+        """Write the object; False if there is one."""
+        try:
+            obstore.put(self._store, _CLAIM, plan.encode(), mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        except FileNotFoundError:
+            raise OSError("there is no such bucket or container") from None
+        except (NotImplementedError, NotSupportedError):  # such as plain HTTP
+            return True
+        except GenericError as error:
+            # a server without conditional puts: nothing keeps two builds apart there
+            if not _NOT_IMPLEMENTED.search(str(error)):
+                raise
+        return True
+
+    def _claimed_plan(self) -> str:
+        try:
+            return self.get(_CLAIM).decode(errors="replace")
+        except FileNotFoundError:  # removed just now, by a build that has ended
+            return ""
 
 
 def _run(work: Coroutine[object, object, Result]) -> Result:

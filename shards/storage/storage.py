@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import google_crc32c
 import numpy as np
 
-from shards.errors import DamageError, ShardError
+from shards.errors import BackendError, DamageError, ShardError
 from shards.storage.backends import connect, local_folder
 from shards.storage.cache import CachedShard, ShardCache
 
@@ -300,6 +300,21 @@ class Storage:
         with self.new_file(name) as file:
             file.write(data)
 
+    @contextlib.contextmanager
+    def claim(self, plan: str) -> Iterator[None]:
+        """Keep other builds out of the folder while the block runs, as far as its storage can.
+
+        Args:
+            plan: Equal for builds that would write the same bytes.
+
+        Raises:
+            ShardError: If another build is writing there.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._as_shard_error(""):
+                stack.enter_context(self._backend.claim(plan))
+            yield
+
     def sweep(self, prefix: str) -> None:
         """Remove what a killed `new_file` left in a local folder.
 
@@ -321,13 +336,15 @@ class Storage:
         except Exception as error:
             # fsspec's file systems raise whatever their clients do, so a remote one has no list
             # of errors; on a disk, an error that is none of the system's is a mistake of ours
-            is_expected = isinstance(error, OSError) or self.local is None
+            is_expected = isinstance(error, OSError | BackendError) or self.local is None
             if is_expected:
                 raise self._shard_error(name, error) from None
             raise
 
     def _shard_error(self, name: str, error: Exception) -> ShardError:
         address = f"{self}/{name}" if name else str(self)
+        if isinstance(error, BackendError):
+            return ShardError(f"{address}: {error}")
         if isinstance(error, FileNotFoundError):
             return DamageError(f"{address}: no such file; check the address, or build it again")
         error_text = str(error)

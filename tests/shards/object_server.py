@@ -45,9 +45,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.server.log.append((self.command, self.path, None))
-        length = int(self.headers["Content-Length"])
-        self.server.objects[self.path.partition("?")[0]] = self.rfile.read(length)
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        name = self.path.partition("?")[0]
+        with self.server.writing:
+            if self.headers.get("If-None-Match") == "*" and name in self.server.objects:
+                self.answer(412)
+                return
+            self.server.objects[name] = data
         self.answer(200, headers={"ETag": '"e"'})
+
+    def do_DELETE(self) -> None:
+        self.server.log.append((self.command, self.path, None))
+        self.server.objects.pop(self.path.partition("?")[0], None)
+        self.answer(204)
+
+    def do_POST(self) -> None:
+        """Remove several objects: S3's DeleteObjects."""
+        self.server.log.append((self.command, self.path, None))
+        request = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        bucket = self.path.partition("?")[0].rstrip("/")
+        for key in re.findall("<Key>(.*?)</Key>", request):
+            self.server.objects.pop(f"{bucket}/{key}", None)
+        self.answer(200, b"<DeleteResult></DeleteResult>")
 
     def answer(
         self,
@@ -77,6 +96,7 @@ class ObjectServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, bytes] = {}
+        self.writing = threading.Lock()
         self.faults: list[Fault | None] = []
         self.log: list[tuple[str, str, str | None]] = []
 

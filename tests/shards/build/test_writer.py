@@ -240,6 +240,35 @@ def test_a_build_killed_again_and_again_ends_in_the_same_bytes(built: Path, tmp_
     assert files_of(tmp_path) == files_of(built)
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {}])
+def test_a_second_build_into_a_folder_is_refused_until_the_first_has_ended(
+    built: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    refused = []
+
+    def begin_another(plan: Plan) -> None:
+        with pytest.raises(ShardError, match="another build is writing there now") as caught:
+            build_toy(tmp_path, **change)
+        refused.append(message(caught.value))
+
+    build_toy(tmp_path, progress=begin_another)
+    assert len(refused) == len(toy_keys())
+    assert files_of(tmp_path) == files_of(built)
+
+
+def test_a_killed_build_keeps_no_other_out(tmp_path: Path) -> None:
+    fork = get_context("fork")
+    begun = fork.Event()
+    process = fork.Process(target=build_slowly, args=(tmp_path, begun))
+    process.start()
+    assert begun.wait(30)
+    with pytest.raises(ShardError, match="another build is writing there now"):
+        build_toy(tmp_path, seed=1)
+    process.kill()
+    process.join()
+    build_toy(tmp_path, seed=1)
+
+
 class Dies:
     def __call__(self, key: str) -> Video:
         os.kill(os.getpid(), signal.SIGKILL)

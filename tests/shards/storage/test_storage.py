@@ -194,6 +194,35 @@ def test_a_set_is_built_in_and_read_from_object_storage(
         assert shard_set.read(3, [1, 0]) == [videos[3].frames[1], videos[3].frames[0]]
 
 
+def test_a_second_build_into_a_prefix_is_refused_until_the_first_has_ended(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    refused = []
+
+    def begin_another(plan: object) -> None:
+        if not refused:
+            with pytest.raises(ShardError, match="other settings is writing there") as caught:
+                build_toy("s3://bucket/toy", seed=1)
+            refused.append(message(caught.value))
+
+    build_toy("s3://bucket/toy", progress=begin_another)
+    assert refused
+    assert "/bucket/toy/build-in-progress" not in server.objects
+    # what a killed build leaves keeps other plans out, and lets its own go on
+    storage = Storage("s3://bucket/killed")
+    claim = storage.claim("plan")
+    claim.__enter__()
+    with pytest.raises(ShardError, match="remove the object build-in-progress"):
+        build_toy("s3://bucket/killed")
+    with storage.claim("plan"):
+        pass
+    build_toy("s3://bucket/killed")
+    del claim
+
+
 def test_a_set_in_a_place_only_fsspec_knows(tmp_path: Path) -> None:
     build_toy("memory://sets/toy")
     shard_set = ShardSet.open("memory://sets/toy")
