@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sgmg.network.model import SgMg
-from sgmg.network.model_folder import checkpoint_name, list_checkpoints, step_of
+from sgmg.network.model_folder import checkpoint_name, is_checkpoint_name, list_checkpoints, step_of
 
 STATE = "run.json"
 SCORE = "score.json"
@@ -53,8 +53,10 @@ def open_run(run: Path, *, resume: bool) -> None:
             f"{run} holds {checkpoints[-1].name} of an earlier run: go on with --resume auto, name "
             "another --out, or delete it"
         )
-    for path in run.glob("*.partial"):
-        shutil.rmtree(path)
+    # Only what has a name of ours: a run folder may hold a user's files.
+    for path in run.glob("step-*.partial"):
+        if is_checkpoint_name(path.stem) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
 
 
 def save_checkpoint(

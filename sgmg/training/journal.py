@@ -38,19 +38,43 @@ class LossTable:
             file.write(text.getvalue())
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of updates after `step`, which will be done again, and half a row."""
+        """Drop the rows of updates after `step`, which will be done again, and broken rows.
+
+        A process that was killed leaves half a row, a full disk an empty file, and a machine that
+        lost power may leave zeros in place of the last bytes.
+
+        Raises:
+            ValueError: The file has rows, but is no table of losses.
+        """
+        # A process that was killed in here left it.
+        unfinished = self.path.with_suffix(".partial")
+        unfinished.unlink(missing_ok=True)
         if not self.path.exists():
             return
-        header, *rows = self.path.read_text(encoding="utf-8").splitlines()
+        # Whole rows end with CRLF, as the csv module writes them; Latin-1 decodes any byte.
+        text = self.path.read_bytes().decode("latin-1")
+        header, *rows = text.split("\r\n")[:-1] or [""]
+        if not header.startswith("step,"):
+            if header.strip("\0\r\n"):
+                raise ValueError(f"{self.path} is no table of losses: move it away")
+            self.path.unlink()
+            return
         lines = [header]
         for row in rows:
-            is_whole = row.count(",") == header.count(",")
-            if is_whole and int(row.split(",", 1)[0]) <= step:
+            if _is_whole(row, header) and int(row.split(",", 1)[0]) <= step:
                 lines.append(row)
-        unfinished = self.path.with_suffix(".partial")
-        # CRLF is what the csv module writes.
         unfinished.write_text("".join(f"{line}\r\n" for line in lines), newline="")
         unfinished.replace(self.path)
+
+
+def _is_whole(row: str, header: str) -> bool:
+    """Whether a row has a number in each column."""
+    cells = row.split(",")
+    try:
+        numbers = [float(cell) for cell in cells]
+    except ValueError:
+        return False
+    return len(numbers) == header.count(",") + 1 and cells[0].isdecimal()
 
 
 def progress_columns(

@@ -82,6 +82,20 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
         open_run(tmp_path, resume=False)
 
 
+def test_unfinished_files_of_a_user_are_left(tmp_path: Path) -> None:
+    folders = ["my-data.partial", "step-000002-good.partial", "step-x.partial"]
+    for name in folders:
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.partial").write_text("by hand")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "step-000003.partial").symlink_to(elsewhere)
+    (tmp_path / "step-000004.partial").mkdir()
+    open_run(tmp_path, resume=True)
+    left = [*folders, "notes.partial", "elsewhere", "step-000003.partial"]
+    assert names(tmp_path) == sorted(left)
+
+
 def test_auto_finds_the_newest_that_can_be_resumed(tmp_path: Path) -> None:
     assert find_state("auto", tmp_path) is None
     _, second, third = make_checkpoints(tmp_path, 1, 2, 10)

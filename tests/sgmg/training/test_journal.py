@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from sgmg.training.journal import LossTable, progress_columns
 
 
@@ -19,6 +21,48 @@ def test_rows_of_updates_to_come_and_half_rows_are_forgotten(tmp_path: Path) -> 
     table.add(3, {"total": 1.5, "lr": 0.1})
     assert path.read_bytes() == whole
     assert path.read_text().splitlines()[:2] == ["step,total,lr", "1,0.5,0.1"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b"step,to", b"\0" * 40 + b"\r\n"])
+def test_a_table_without_a_header_begins_anew(tmp_path: Path, content: bytes) -> None:
+    table = LossTable(tmp_path / "losses.csv")
+    table.path.write_bytes(content)
+    table.forget_after(2)
+    table.add(3, {"total": 1.5})
+    assert table.path.read_bytes() == b"step,total\r\n3,1.5\r\n"
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"\0" * 40,
+        b"3,\0\0",
+        b"3,\0\0\0\r\n",
+        b"3,2",
+        b"3,2.5\r",
+        b"\r\n",
+        b"\xff\xfe",
+        b"3,2,1\r\n",
+    ],
+)
+def test_a_broken_tail_is_dropped_and_the_rest_kept(tmp_path: Path, tail: bytes) -> None:
+    table = LossTable(tmp_path / "losses.csv")
+    table.add(1, {"total": 1.5})
+    table.add(2, {"total": float("nan")})
+    whole = table.path.read_bytes()
+    table.path.write_bytes(whole + tail)
+    table.path.with_suffix(".partial").write_bytes(whole[:5])  # killed while it dropped rows
+    table.forget_after(9)
+    assert table.path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [table.path]
+
+
+def test_a_table_of_something_else_is_left(tmp_path: Path) -> None:
+    table = LossTable(tmp_path / "losses.csv")
+    table.path.write_bytes(b"day,loss\r\n1,2\r\n")
+    with pytest.raises(ValueError, match="is no table of losses: move it away"):
+        table.forget_after(0)
+    assert table.path.read_bytes() == b"day,loss\r\n1,2\r\n"
 
 
 def test_the_bar_shows_the_last_layer_and_faults_that_happened() -> None:
