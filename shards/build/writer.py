@@ -115,7 +115,8 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
         if old is None:
             stack.enter_context(storage.claim(plan_digest))
             old = _old_manifest(storage, plan_digest)  # a build may have ended in between
-        storage.sweep(prefix)  # of what a killed run left half written
+        for name in (prefix, MANIFEST):
+            storage.sweep(name)  # of what a killed run left half written
         records = sorted(_build_shards(tasks, progress, runner), key=lambda record: record.name)
         manifest = Manifest(
             dataset=dataset,

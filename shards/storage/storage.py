@@ -5,11 +5,15 @@ environment variables and profiles only, and no message shows them.
 """
 
 import contextlib
+import fcntl
 import io
 import logging
+import os
 import re
+import stat
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 _STALL_S = 8.0
 _STREAM_BLOCK_BYTES = 8 << 20
 _WRITE_BUFFER_BYTES = 1 << 20
+_SWEEP_AFTER_S = 60.0
 _MAX_REFETCHES = 2  # of a member whose checksum is wrong
 _MAX_REASON_CHARACTERS = 300
 _log = logging.getLogger(__name__)
@@ -284,10 +289,14 @@ class Storage:
             folder.mkdir(parents=True, exist_ok=True)
             file = path.open("xb", buffering=_WRITE_BUFFER_BYTES)
         try:
-            with file:
-                yield file
-            with self._as_shard_error(name):
-                self._backend.commit(path, name)
+            # held until an upload has ended, long after the file was closed: `sweep` removes what
+            # nobody holds
+            with path.open("rb") as held_file:
+                _try_to_hold(held_file.fileno())
+                with file:
+                    yield file
+                with self._as_shard_error(name):
+                    self._backend.commit(path, name)
         finally:
             path.unlink(missing_ok=True)
 
@@ -316,15 +325,22 @@ class Storage:
             yield
 
     def sweep(self, prefix: str) -> None:
-        """Remove what a killed `new_file` left in a local folder.
+        """Remove what killed processes left of `new_file`; what a living one writes stays.
 
         Args:
             prefix: Of the names of the files.
         """
+        folder = self.local or Path(tempfile.gettempdir())
+        unfinished = re.compile(rf"\.{re.escape(prefix)}.*\.[0-9a-f]{{8}}\.partial")
+        newest = time.time()
         if self.local is None:
-            return
-        for path in self.local.glob(f".{prefix}*.partial"):
-            path.unlink(missing_ok=True)
+            # Processes that write elsewhere have their files there, too, and a file that was made
+            # just now may not be held yet. In a folder of its own a build is alone.
+            newest -= _SWEEP_AFTER_S
+        with contextlib.suppress(FileNotFoundError):  # the folder is made when it is written to
+            for path in folder.iterdir():
+                if unfinished.fullmatch(path.name):
+                    _remove_unless_held(path, newest)
 
     @contextlib.contextmanager
     def _as_shard_error(self, name: str) -> Iterator[None]:
@@ -351,6 +367,33 @@ class Storage:
         first_line = error_text.strip().splitlines()[0] if error_text else type(error).__name__
         reason = _redact(first_line)[:_MAX_REASON_CHARACTERS]
         return ShardError(f"{address}: {reason}; check the address, your access and free space")
+
+
+def _try_to_hold(descriptor: int) -> bool:
+    """Lock a file until its process closes it or ends; False if another one has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _remove_unless_held(path: Path, newest: float) -> None:
+    """Remove a file of this user that no process holds and nobody wrote to since a time."""
+    try:
+        # a link in a folder for temporary files may be somebody's trap
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # gone, or another user's
+        return
+    try:
+        status = os.fstat(descriptor)
+        is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+        if is_ours and status.st_mtime <= newest and _try_to_hold(descriptor):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def _damage(member: bytes, span: Span) -> str | None:

@@ -240,6 +240,16 @@ def test_a_build_killed_again_and_again_ends_in_the_same_bytes(built: Path, tmp_
     assert files_of(tmp_path) == files_of(built)
 
 
+def test_a_manifest_left_half_written_is_swept(built: Path, tmp_path: Path) -> None:
+    for name in (".manifest.json.0123abcd.partial", ".toy-train-000000-of-000003.tar.a.partial"):
+        (tmp_path / name).write_bytes(b"{")
+    build_toy(tmp_path)
+    # the second is no name of ours
+    assert set(files_of(tmp_path)) - set(files_of(built)) == {
+        ".toy-train-000000-of-000003.tar.a.partial"
+    }
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {}])
 def test_a_second_build_into_a_folder_is_refused_until_the_first_has_ended(
     built: Path, tmp_path: Path, change: dict[str, Any]

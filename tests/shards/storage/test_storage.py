@@ -1,7 +1,10 @@
+import multiprocessing
 import os
 import pickle
 import random
 import re
+import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -249,6 +252,57 @@ def test_a_new_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with storage.new_file("a") as file:
         file.write(b"whole")
     assert storage.get("a") == b"whole"
+
+
+def write_and_die(url: str, name: str) -> None:
+    with Storage(url).new_file(name) as file:
+        file.write(b"half" * 1000)
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("url", ["folder", "https://host.invalid/set"])
+def test_what_killed_processes_left_is_swept_and_nothing_else(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if url == "folder":
+        url = str(tmp_path)
+    fork = multiprocessing.get_context("fork")
+    for name in ("toy-train-0.tar", "manifest.json", "other-0.tar"):
+        process = fork.Process(target=write_and_die, args=(url, name))
+        process.start()
+        process.join()
+    left_behind = set(tmp_path.iterdir())
+    assert len(left_behind) == 3
+    foreign = [".toy-train-.partial", ".toy-train-0.tar.00000000.part", "toy-train-0.tar", ".toy"]
+    paths = [tmp_path / name for name in foreign]
+    for path in paths:
+        path.write_bytes(b"mine")
+    (tmp_path / ".toy-train-0.tar.0123abcd.partial").symlink_to(paths[0])
+    storage = Storage(url)
+    writing = storage.new_file("toy-train-1.tar")
+    writing.__enter__()
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0), follow_symlinks=False)
+    for prefix in ("toy-train-", "manifest.json"):
+        storage.sweep(prefix)
+    remaining = {path.name for path in tmp_path.iterdir()}
+    assert {*foreign, ".toy-train-0.tar.0123abcd.partial"} < remaining
+    assert sum(name.startswith(".toy-train-1.tar.") for name in remaining) == 1
+    surviving = {path for path in left_behind if path.exists()}
+    assert surviving == set(tmp_path.glob(".other-0.tar.*"))
+    assert not writing.__exit__(KeyError, KeyError(), None)  # nothing is uploaded
+
+
+def test_a_file_made_just_now_is_left_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / ".toy-0.tar.0123abcd.partial"
+    path.write_bytes(b"")
+    Storage("https://host.invalid/set").sweep("toy-")
+    assert path.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
