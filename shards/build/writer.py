@@ -111,8 +111,9 @@ def build_set(  # noqa: PLR0913  (all that makes one set differ from another)
         manifest_settings["partial"] = True
     old = _old_manifest(storage, plan_digest)
     with contextlib.ExitStack() as stack:
-        # a finished set keeps others out by its manifest; its own build, run again, writes nothing
-        if old is None:
+        # A finished set keeps others out by its manifest, so a remote one that is built again
+        # needs no object put there and removed.
+        if old is None or storage.local is not None:
             stack.enter_context(storage.claim(plan_digest))
             old = _old_manifest(storage, plan_digest)  # a build may have ended in between
         for name in (prefix, MANIFEST):

@@ -325,22 +325,25 @@ class Storage:
             yield
 
     def sweep(self, prefix: str) -> None:
-        """Remove what killed processes left of `new_file`; what a living one writes stays.
+        """Remove what killed processes left of `new_file`.
+
+        A local folder must be claimed. In the folder for temporary files, where a remote folder has
+        its unfinished ones, those that living processes write stay.
 
         Args:
             prefix: Of the names of the files.
         """
         folder = self.local or Path(tempfile.gettempdir())
         unfinished = re.compile(rf"\.{re.escape(prefix)}.*\.[0-9a-f]{{8}}\.partial")
-        newest = time.time()
-        if self.local is None:
-            # Processes that write elsewhere have their files there, too, and a file that was made
-            # just now may not be held yet. In a folder of its own a build is alone.
-            newest -= _SWEEP_AFTER_S
         with contextlib.suppress(FileNotFoundError):  # the folder is made when it is written to
             for path in folder.iterdir():
-                if unfinished.fullmatch(path.name):
-                    _remove_unless_held(path, newest)
+                if not unfinished.fullmatch(path.name):
+                    continue
+                if self.local is None:
+                    _remove_unless_held(path)
+                else:
+                    # a killed worker may not be quite dead, and holds it still
+                    path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _as_shard_error(self, name: str) -> Iterator[None]:
@@ -380,8 +383,8 @@ def _try_to_hold(descriptor: int) -> bool:
     return True
 
 
-def _remove_unless_held(path: Path, newest: float) -> None:
-    """Remove a file of this user that no process holds and nobody wrote to since a time."""
+def _remove_unless_held(path: Path) -> None:
+    """Remove a file of this user that no process holds and nobody wrote to for a while."""
     try:
         # a link in a folder for temporary files may be somebody's trap
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -390,7 +393,9 @@ def _remove_unless_held(path: Path, newest: float) -> None:
     try:
         status = os.fstat(descriptor)
         is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-        if is_ours and status.st_mtime <= newest and _try_to_hold(descriptor):
+        # one that was made just now may not be held yet
+        is_old = status.st_mtime < time.time() - _SWEEP_AFTER_S
+        if is_ours and is_old and _try_to_hold(descriptor):
             path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)

@@ -288,8 +288,11 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(
     for prefix in ("toy-train-", "manifest.json"):
         storage.sweep(prefix)
     remaining = {path.name for path in tmp_path.iterdir()}
-    assert {*foreign, ".toy-train-0.tar.0123abcd.partial"} < remaining
-    assert sum(name.startswith(".toy-train-1.tar.") for name in remaining) == 1
+    assert set(foreign) < remaining
+    if storage.local is None:
+        # a link that has such a name, and what a living process writes
+        assert ".toy-train-0.tar.0123abcd.partial" in remaining
+        assert sum(name.startswith(".toy-train-1.tar.") for name in remaining) == 1
     surviving = {path for path in left_behind if path.exists()}
     assert surviving == set(tmp_path.glob(".other-0.tar.*"))
     assert not writing.__exit__(KeyError, KeyError(), None)  # nothing is uploaded
