@@ -43,6 +43,8 @@ def call(command: str) -> object:
         patch.syspath_prepend(str(ROOT))
         try:
             if words[0] == "-m":
+                # a program imported before by another test would run a second time with a warning
+                sys.modules.pop(f"{words[1]}.__main__", None)
                 runpy.run_module(words[1], run_name="__main__", alter_sys=True)
             else:
                 runpy.run_path(str(ROOT / words[0]), run_name="__main__")

@@ -23,6 +23,10 @@ CANCELLING = ("input_fft.0.fc.2.weight", "input_fft.0.laplace.weight")  # small 
 CANCELLING_NORMS = 2e-2
 RATES = {"lr": 1e-4, "backbone_lr": 5e-5, "text_lr": 1e-5, "weight_decay": 5e-4}
 STEP = 0.02  # of the learning rate
+# AdamW's first step is g / (|g| + 1e-8) of the rate. Below this clipped gradient the order of sums
+# decides the step (`test_update_rounding.py` shows it); gradients have a test of their own.
+FIRM_GRADIENT = 1e-7
+SHARE_NEAR_ZERO = 0.1
 
 
 def case_targets(case) -> Targets:
@@ -54,7 +58,8 @@ class Step:
     norms: dict[str, float]  # of the gradient of every parameter
     untouched: list[str]  # parameters without gradient
     gradients: dict[str, Tensor]  # those that are stored
-    deltas: dict[str, Tensor]  # likewise
+    clipped: dict[str, Tensor]  # gradients that the step is made of
+    deltas: dict[str, Tensor]  # change of the parameters whose change is stored
     rates: dict[str, float]  # of every parameter
 
 
@@ -96,13 +101,25 @@ def train_once(cases, name: str, stored: dict[str, Entry]) -> Step:
     names = stored_as("step_delta", stored).values()
     before = {n: parameters[n].detach().clone() for n in names}
     torch.nn.utils.clip_grad_norm_(parameters.values(), 0.1)
+    clipped = {n: touched[n].clone() for n in names}
     groups = parameter_groups(model, **RATES)
     torch.optim.AdamW(groups).step()
     rate_of = {p: group["lr"] for group in groups for p in group["params"]}
     rates = {n: rate_of[p] for n, p in parameters.items()}
     deltas = {n: parameters[n].detach() - before[n] for n in names}
     untouched = sorted(set(parameters) - set(touched))
-    return Step(targets, output.layers, costs, terms, norms, untouched, gradients, deltas, rates)
+    return Step(
+        targets=targets,
+        layers=output.layers,
+        costs=costs,
+        terms=terms,
+        norms=norms,
+        untouched=untouched,
+        gradients=gradients,
+        clipped=clipped,
+        deltas=deltas,
+        rates=rates,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -226,5 +243,18 @@ def test_one_update(step, golden, training_case):
     if not step.deltas:
         pytest.skip("this case has no update")
     for name, key in stored_as("step_delta", stored).items():
-        deviation = compare(stored[name], step.deltas[key]) / step.rates[key]
+        near_zero = step.clipped[key].abs() < FIRM_GRADIENT
+        share = float(near_zero.float().mean())
+        hold("AdamW steps whose gradient is near zero, share", SHARE_NEAR_ZERO, share, name)
+        delta = take_reference(stored[name], step.deltas[key], near_zero)
+        deviation = compare(stored[name], delta) / step.rates[key]
         hold("AdamW step over rate", STEP, deviation, name)
+
+
+def take_reference(entry: Entry, array: Tensor, chosen: Tensor) -> Tensor:
+    """The array, with the stored values where `chosen` is True and a value is stored."""
+    values = array.flatten().clone()
+    stored_values = torch.from_numpy(entry.values).flatten().to(values.dtype)
+    stored_chosen = chosen.flatten()[:: entry.stride]
+    values[:: entry.stride][stored_chosen] = stored_values[stored_chosen]
+    return values.view_as(array)
