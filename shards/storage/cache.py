@@ -18,6 +18,7 @@ import re
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -90,6 +91,14 @@ class ShardCache:
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()  # of the requests and the thread
         self._closed = threading.Event()
+        _caches.add(self)
+
+    def renew_after_fork(self) -> None:
+        """Begin anew in a child: a fork copies locks and queues as they are, but no thread."""
+        self._requested_at = {}
+        self._jobs = queue.Queue()
+        self._thread = None
+        self._guard = threading.Lock()
 
     def read(
         self, sha256: str, starts: Sequence[int], ends: Sequence[int]
@@ -234,6 +243,17 @@ class ShardCache:
             path.unlink(missing_ok=True)
             free_bytes += status.st_size
         return free_bytes >= num_bytes
+
+
+_caches: "weakref.WeakSet[ShardCache]" = weakref.WeakSet()  # of this process
+
+
+def _renew_caches() -> None:
+    for shard_cache in list(_caches):
+        shard_cache.renew_after_fork()
+
+
+os.register_at_fork(after_in_child=_renew_caches)
 
 
 def _make_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ from shards.storage.aws_profile import aws_profile
 if TYPE_CHECKING:
     from obstore import Bytes
     from obstore.store import ClientConfig, RetryConfig, S3Config
+    from obstore.store import ObjectStore as ObjectStoreClient
 
 Result = TypeVar("Result")
 
@@ -92,12 +93,18 @@ class ObjectStore:
         }
         self._hedge_after_s = _HEDGE_PER_STALL * stall_s
         self._count = count
-        self._store = from_url(
+        self._retrying_store = from_url(
             url, config=account, client_options=options, retry_config=_WHOLE_FILE_RETRIES
         )
         self._store_without_retries = from_url(
             url, config=account, client_options=options, retry_config=_NO_RETRIES
         )
+
+    @property
+    def _store(self) -> "ObjectStoreClient":
+        """The client for whole files."""
+        _refuse_after_fork()
+        return self._retrying_store
 
     def get(self, name: str) -> bytes:
         """Read a whole file."""
@@ -114,6 +121,7 @@ class ObjectStore:
             ]
             return await asyncio.gather(*requests)
 
+        _refuse_after_fork()
         return _run(together())
 
     async def _raced(self, name: str, start: int, end: int) -> "bytes | Bytes":
@@ -217,6 +225,28 @@ class ObjectStore:
             return self.get(_CLAIM).decode(errors="replace")
         except FileNotFoundError:  # removed just now, by a build that has ended
             return ""
+
+
+@cache
+def _first_process() -> int:
+    """The process of the first request; a forked child remembers that of its parent."""
+    return getpid()
+
+
+def _refuse_after_fork() -> None:
+    """Refuse a request that would wait for ever.
+
+    obstore 0.12.1 has one pool of threads, made by the first request. A fork does not copy threads,
+    and there is no way to make that pool anew.
+
+    Raises:
+        BackendError: In a process that was forked after a request.
+    """
+    if _first_process() != getpid():
+        raise BackendError(
+            "this process was forked after its parent had used object storage, and cannot use it; "
+            "start it by spawn or forkserver, or fork before the first request"
+        )
 
 
 def _run(work: Coroutine[object, object, Result]) -> Result:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -90,6 +91,10 @@ class Traffic:
             self.hedges += hedges
             self.cached += cached
 
+    def renew_after_fork(self) -> None:
+        """Take a new lock in a child: at the fork, a thread of the parent may have held the old."""
+        self._lock = threading.Lock()
+
 
 class Ranges(NamedTuple):
     """Ranges of a file that cover some spans.
@@ -130,6 +135,7 @@ class Storage:
             self._backend = connect(self.url, stall_s, self.traffic.add)
         except Exception as error:  # noqa: BLE001  (each client has errors of its own)
             raise self._shard_error("", error) from None
+        _storages.add(self)
 
     def __reduce__(self) -> tuple[Callable[[str], "Storage"], tuple[str]]:
         """Pickle by address: a connection never crosses into another process."""
@@ -370,6 +376,17 @@ class Storage:
         first_line = error_text.strip().splitlines()[0] if error_text else type(error).__name__
         reason = _redact(first_line)[:_MAX_REASON_CHARACTERS]
         return ShardError(f"{address}: {reason}; check the address, your access and free space")
+
+
+_storages: "weakref.WeakSet[Storage]" = weakref.WeakSet()  # of this process
+
+
+def _renew_storages() -> None:
+    for storage in list(_storages):
+        storage.traffic.renew_after_fork()
+
+
+os.register_at_fork(after_in_child=_renew_storages)
 
 
 def _try_to_hold(descriptor: int) -> bool:

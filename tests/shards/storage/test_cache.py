@@ -221,6 +221,26 @@ def fill_in_child(folder: Path, seed: int, count: int, pause_s: float) -> None:
     cache.close()
 
 
+def fill_inherited(cache: ShardCache) -> None:
+    signal.alarm(20)  # instead of waiting for ever
+    request(cache, shard(1))
+    cache.wait()
+    assert cache.read(digest(shard(1)), [0], [3]) == [shard(1)[:3]]
+    cache.close()
+
+
+def test_a_forked_child_fills_a_cache_that_its_parent_has_used(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, MAX_BYTES)
+    request(cache, shard(0))
+    cache.wait()
+    child = FORK.Process(target=fill_inherited, args=(cache,))
+    with cache._guard:  # a thread might hold it just then
+        child.start()
+    child.join()
+    assert child.exitcode == 0
+    cache.close()
+
+
 def test_eight_processes_never_exceed_the_bound(tmp_path: Path) -> None:
     peak_bytes = 0
     done = threading.Event()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import google_crc32c
@@ -306,6 +307,33 @@ def test_a_file_made_just_now_is_left_in_the_temporary_folder(
     path.write_bytes(b"")
     Storage("https://host.invalid/set").sweep("toy-")
     assert path.exists()
+
+
+def read_after_fork(url: str, name: str, answers: "Queue[str]") -> None:
+    signal.alarm(20)  # instead of waiting for ever
+    for read in (Storage.get, Storage.size, partial(Storage.fetch, spans=SPANS, gap=0)):
+        try:
+            read(Storage(url), name)
+            answers.put("read")
+        except ShardError as error:
+            answers.put(message(error))
+
+
+def test_a_child_forked_after_a_request_is_told_so(server: ObjectServer, tmp_path: Path) -> None:
+    storage_list = storages(server, tmp_path)
+    for storage in storage_list:
+        storage.fetch("s.tar", SPANS, 0)
+    local, *_, remote = storage_list
+    fork = multiprocessing.get_context("fork")
+    for storage, expected in ((local, "read"), (remote, "forked after its parent")):
+        answers: Queue[str] = fork.Queue()
+        child = fork.Process(target=read_after_fork, args=(storage.url, "s.tar", answers))
+        with local.traffic._lock, remote.traffic._lock:  # a thread might hold them just then
+            child.start()
+        texts = [answers.get(timeout=30) for _ in range(3)]
+        child.join()
+        assert child.exitcode == 0
+        assert all(expected in text for text in texts)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
