@@ -70,5 +70,5 @@ def test_only_gradients_near_zero_make_the_step_hang_on_rounding(cases):
     assert deviations[embedding].max() > STEP, "else this case shows nothing"
     assert one_thread[embedding].abs().flatten()[deviations[embedding].argmax()] < EPSILON
     for name, deviation in deviations.items():
-        firm = one_thread[name].abs() > FIRM_GRADIENT
+        firm = one_thread[name].abs() > 5 * FIRM_GRADIENT
         assert deviation[firm].max() < STEP if firm.any() else True, name
