@@ -190,18 +190,18 @@ def refuse_partial(shard_set: ShardSet, benchmark: Benchmark) -> None:
     published = benchmark.published.get(manifest.split, size)
     if size != published:
         raise ValueError(
-            f"{shard_set.url} has {size.videos} videos and {size.expressions} expressions, the "
+            f"{shard_set.storage} has {size.videos} videos and {size.expressions} expressions, the "
             f"benchmark {published.videos} and {published.expressions}: {advice}"
         )
     if manifest.settings.get("partial"):
         raise ValueError(
-            f"{shard_set.url} has {size.videos} videos and {size.expressions} expressions, other "
-            f"numbers than are published for {manifest.dataset} {manifest.split}: {advice}"
+            f"{shard_set.storage} has {size.videos} videos and {size.expressions} expressions, "
+            f"other numbers than are published for {manifest.dataset} {manifest.split}: {advice}"
         )
     if manifest.skipped:
         raise ValueError(
-            f"{shard_set.url} left out {len(manifest.skipped)} videos when it was built, such as "
-            f"{manifest.skipped[0].key}: {advice}"
+            f"{shard_set.storage} left out {len(manifest.skipped)} videos when it was built, such "
+            f"as {manifest.skipped[0].key}: {advice}"
         )
 
 

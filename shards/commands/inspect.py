@@ -31,7 +31,7 @@ def _find_row(shard_set: ShardSet, key: str | None) -> VideoRow:
         if key is None or row.key == key:
             return row
     raise ShardError(
-        f"{shard_set.url} has no video {key!r}; `python -m shards stats` tells what it has"
+        f"{shard_set.storage} has no video {key!r}; `python -m shards stats` tells what it has"
     )
 
 

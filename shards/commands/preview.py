@@ -31,7 +31,9 @@ def preview(
     shard_set = ShardSet.open(url)
     matching = [video for video, row in enumerate(shard_set.videos) if key in row.key]
     if not matching or videos < 1 or frames < 1:
-        raise ShardError(f"{url}: no video to draw; ask for at least one, with another --key")
+        raise ShardError(
+            f"{shard_set.storage}: no video to draw; ask for at least one, with another --key"
+        )
     num_videos = min(videos, len(matching))
     positions = np.linspace(0, len(matching) - 1, num_videos).round().astype(int)
     chosen = [matching[position] for position in positions]

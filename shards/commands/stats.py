@@ -46,7 +46,7 @@ def stats(url: Url, plot: Path | None = None) -> str:
         "words an expression": np.array(words_per_expression, np.int64),
     }
     lines = [
-        f"{manifest.dataset} {manifest.split}, {len(manifest.shards)} shards, {url}",
+        f"{manifest.dataset} {manifest.split}, {len(manifest.shards)} shards, {shard_set.storage}",
         _totals_table(manifest),
         _quantiles_table(distributions),
         f"{len(words):,} different words; most often: {_most_common(words)}",

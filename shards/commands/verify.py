@@ -61,8 +61,9 @@ def verify(url: Url, full: bool = False, root: Path | None = None) -> str:
     if root:
         extent += f"; equal to {root}"
     manifest = shard_set.manifest
+    num_videos = manifest.counts.videos
     return (
-        f"{url}: whole, {len(manifest.shards)} shards, {manifest.counts.videos} videos ({extent})"
+        f"{shard_set.storage}: whole, {len(manifest.shards)} shards, {num_videos} videos ({extent})"
     )
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from urllib.parse import quote, quote_plus, unquote
 
 import google_crc32c
 import numpy as np
@@ -39,6 +40,7 @@ _WRITE_BUFFER_BYTES = 1 << 20
 _SWEEP_AFTER_S = 60.0
 _MAX_REFETCHES = 2  # of a member whose checksum is wrong
 _MAX_REASON_CHARACTERS = 300
+_MIN_SECRET_CHARACTERS = 4  # removing what is shorter would tear words apart
 _log = logging.getLogger(__name__)
 
 
@@ -143,7 +145,7 @@ class Storage:
 
     def __str__(self) -> str:
         """Give the address without what might be secret in it."""
-        return self.url if self.local else _redact(self.url)
+        return self.url if self.local else redact_url(self.url)
 
     def use_cache(self, cache: ShardCache, shards: Mapping[str, CachedShard]) -> None:
         """Keep whole shards near; a local folder needs no cache.
@@ -374,7 +376,7 @@ class Storage:
             return DamageError(f"{address}: no such file; check the address, or build it again")
         error_text = str(error)
         first_line = error_text.strip().splitlines()[0] if error_text else type(error).__name__
-        reason = _redact(first_line)[:_MAX_REASON_CHARACTERS]
+        reason = _redact(first_line, self.url)[:_MAX_REASON_CHARACTERS]
         return ShardError(f"{address}: {reason}; check the address, your access and free space")
 
 
@@ -471,7 +473,48 @@ class _BlockReader(io.RawIOBase):
         return count
 
 
-def _redact(text: str) -> str:
-    """Remove user names, passwords and queries of addresses: tokens travel in them."""
-    without_login = re.sub(r"://[^/\s]*@", "://", text)
-    return re.sub(r"\?[^\s\"')]*", "", without_login)
+def redact_url(url: str) -> str:
+    """Remove user name, password, query and fragment of an address: tokens travel in them."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    address = re.split("[?#]", rest, maxsplit=1)[0]
+    login, at, place = address.rpartition("@")
+    # a folder's name may hold "@", but what stands behind a ":" may be a password that holds "/"
+    if at and (":" in login or "/" not in login):
+        address = place
+    return f"{scheme}{separator}{address.rstrip('/')}"
+
+
+def _redact(text: str, url: str) -> str:
+    """Remove what might be secret from a client's message.
+
+    Args:
+        text: It may quote addresses in any form.
+        url: The address that the client has.
+    """
+    # first what is known of our own address, for blanks in it end any pattern
+    for secret in _secrets(url):
+        for quoted in {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}:
+            text = text.replace(quoted, "")
+    without_login = re.sub(r"://[^\s\"'<>?#]*:[^\s\"'<>?#]*@", "://", text)
+    without_login = re.sub(r"://[^/\s]*@", "://", without_login)
+    return re.sub(r"[?#][^\s\"')>]*", "", without_login)
+
+
+def _secrets(url: str) -> list[str]:
+    """Login, query and fragment of an address, whole and in pieces, the longest first."""
+    _, separator, rest = url.partition("://")
+    if not separator:
+        return []
+    address, *extras = re.split("[?#]", rest)
+    login = address.rpartition("@")[0]
+    pieces = [*extras, login]
+    for extra in extras:
+        for setting in extra.split("&"):
+            pieces.append(setting.partition("=")[2])
+    if ":" in login:
+        pieces.append(login.partition(":")[2])
+    readable = [unquote(piece) for piece in pieces]
+    long_enough = {piece for piece in (*pieces, *readable) if len(piece) >= _MIN_SECRET_CHARACTERS}
+    return sorted(long_enough, key=len, reverse=True)

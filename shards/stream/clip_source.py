@@ -157,7 +157,7 @@ class ClipSource:
         for shard_set, items in zip(sets, self.items, strict=True):
             if not len(items):
                 raise ShardError(
-                    f"{shard_set.url}: no expression has a visible object to learn from; "
+                    f"{shard_set.storage}: no expression has a visible object to learn from; "
                     "train on a split with masks"
                 )
         self._quotas = order.quotas([len(items) for items in self.items], weights)
@@ -219,7 +219,7 @@ class ClipSource:
         name = row.frame_names[frame.frame_index]
         self.quarantine.add(
             frame,
-            f"{shard_set.url}, shard {row.shard}, video {row.key}, frame {name}: {problem}",
+            f"{shard_set.storage}, shard {row.shard}, video {row.key}, frame {name}: {problem}",
         )
 
     def _first_usable(
@@ -245,7 +245,7 @@ class ClipSource:
             if result is not None:
                 return result
         raise ShardError(
-            f"{self.sets[set_index].url}: {MAX_ATTEMPTS} clips in a row show no object or are "
+            f"{self.sets[set_index].storage}: {MAX_ATTEMPTS} clips in a row show no object or are "
             "damaged; crop less, or check the set"
         )
 

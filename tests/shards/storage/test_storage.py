@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from shards.errors import DamageError, ShardError
 from shards.format.shard_set import ShardSet
-from shards.storage.storage import Span, Storage, coalesce
+from shards.storage.storage import Span, Storage, coalesce, redact_url
 from tests.shards.object_server import (
     HANG_S,
     Fault,
@@ -307,6 +307,54 @@ def test_a_file_made_just_now_is_left_in_the_temporary_folder(
     path.write_bytes(b"")
     Storage("https://host.invalid/set").sweep("toy-")
     assert path.exists()
+
+
+SECRET = "verysecret"
+SECRET_URLS = [
+    f"{{}}/x?sig={SECRET}",
+    f"{{}}/x?a=b&sig={SECRET} {SECRET}",
+    f"{{}}/x#{SECRET}",
+    f"{{}}/x#a?{SECRET} /{SECRET}",
+    f"{{}}/x?token=a {SECRET}#{SECRET}",
+]
+LOGINS = [f"user:{SECRET}", f"user:very/{SECRET}", f"user:{SECRET}@{SECRET}", f"{SECRET}"]
+LOGINS += [f"us er:a {SECRET}/{SECRET}", f"user:%20{SECRET}%2F"]
+
+
+@pytest.mark.parametrize("url", SECRET_URLS)
+def test_no_message_shows_what_stands_behind_an_address(
+    server: ObjectServer, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Storage(url.format(f"{server.url}/set"), stall_s=0.2)
+    assert str(storage) == f"{server.url}/set/x"
+    for read in (storage.get, storage.size, partial(storage.fetch, spans=SPANS, gap=0)):
+        with pytest.raises(ShardError) as caught:
+            read("s.tar")
+        assert SECRET not in message(caught.value)
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("login", LOGINS)
+def test_no_message_shows_a_login(login: str) -> None:
+    url = f"http://{login}@127.0.0.1:1/set"
+    storage: Storage | None
+    assert redact_url(url) == "http://127.0.0.1:1/set"
+    try:
+        storage = Storage(url, stall_s=0.1)
+    except ShardError as error:  # some are no addresses
+        error_text = message(error)
+        storage = None
+    if storage is None:
+        assert SECRET not in error_text
+        return
+    assert str(storage) == "http://127.0.0.1:1/set"
+    client_error = OSError(f"GET {url}/s.tar and {storage.url.replace(' ', '%20')}: refused")
+    assert SECRET not in message(storage._shard_error("s.tar", client_error))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a@b/set", "/data/a@b?c#d", "gs://bucket/x"])
+def test_an_address_without_secrets_is_shown_whole(url: str) -> None:
+    assert redact_url(url) == url
 
 
 def read_after_fork(url: str, name: str, answers: "Queue[str]") -> None:
