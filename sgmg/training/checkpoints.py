@@ -5,14 +5,17 @@ and gets its name when its last byte is on the disk; whatever ends the process b
 checkpoints before it stay, and are what is found.
 """
 
+import errno
+import fcntl
 import json
+import logging
 import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -24,6 +27,9 @@ from sgmg.network.model_folder import checkpoint_name, is_checkpoint_name, list_
 
 STATE = "run.json"
 SCORE = "score.json"
+LOCK = ".train.lock"
+
+_log = logging.getLogger(__name__)
 
 
 class RunState(TypedDict):
@@ -57,6 +63,33 @@ def open_run(run: Path, *, resume: bool) -> None:
     for path in run.glob("step-*.partial"):
         if is_checkpoint_name(path.stem) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+
+
+def lock_run(run: Path) -> BinaryIO:
+    """Keep other trainings out of a run folder, until the file is closed or the process ends.
+
+    Returns:
+        The open file that holds the lock; the file itself stays in the folder.
+
+    Raises:
+        ValueError: Another process trains there.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    file = (run / LOCK).open("ab")
+    try:
+        # Of the kinds of locks, the one that forked children do not inherit (`flock` is shared with
+        # them): a worker that outlives a killed training must not keep the next one out.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            # Some network file systems have no locks at all: training there goes on without.
+            _log.warning("%s cannot be locked (%s): start no second training there", run, error)
+            return file
+        file.close()
+        raise ValueError(
+            f"another training runs in {run}: wait for it, stop it, or name another --out"
+        ) from error
+    return file
 
 
 def save_checkpoint(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ class Run:
             goes on from; None in a new run.
 
     Raises:
-        ValueError: No such checkpoint, or a new run where another one has checkpoints.
+        ValueError: No such checkpoint, a new run where another one has checkpoints, or another
+            process trains in the folder.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class Run:
         self.losses = LossTable(folder / "losses.csv")
         self.step = 0
         self.loader_state: dict[str, object] | None = None
+        self._lock: BinaryIO | None = None
         self._keep = keep
         self._store = store
         # The others must not look for checkpoints before the main process has got them.
         with checkpoints.failing_together(accelerator):
             if accelerator.is_main_process:
+                self._lock = checkpoints.lock_run(folder)
                 checkpoints.open_run(folder, resume=resume is not None)
                 if store is not None and resume == "auto":
                     mirror.download(store, folder)
@@ -102,9 +106,11 @@ class Run:
         self.loader_state = state["loader"]
 
     def finish(self) -> None:
-        """Close the trackers; SIGTERM ends the process as it did before."""
+        """Close the trackers and free the run folder; SIGTERM ends the process as it did before."""
         signal.signal(signal.SIGTERM, self._previous_handler)
         self.accelerator.end_training()
+        if self._lock is not None:
+            self._lock.close()
 
     def finish_update(self, values: Mapping[str, float]) -> None:
         """Count an update as done, and write its row of the CSV."""
