@@ -318,8 +318,8 @@ def reserve_output(out: Path, evaluation: dict[str, str]) -> Path:
     """
     fingerprint_file = out / "evaluation.json"
     if fingerprint_file.is_file():
-        before = json.loads(fingerprint_file.read_text(encoding="utf-8"))
-        if before != evaluation:
+        recorded = json.loads(fingerprint_file.read_text(encoding="utf-8"))
+        if recorded != evaluation:
             raise ValueError(
                 f"{out} holds results of another checkpoint, shard set or size; delete it, or "
                 "name another --out"

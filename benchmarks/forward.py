@@ -120,8 +120,8 @@ def time_parts(run: Callable[[], object], spent_s: Seconds) -> Seconds:
     start = time.perf_counter()
     run()
     total = time.perf_counter() - start
-    other = total - sum(spent_s.values())
-    return {**spent_s, "other": other, "total": total}
+    remaining_s = total - sum(spent_s.values())
+    return {**spent_s, "other": remaining_s, "total": total}
 
 
 @torch.inference_mode()

@@ -114,8 +114,8 @@ def test_names_in_the_guides_are_those_of_the_code(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     # The tables of names and the rules of taste quote names that must not exist.
     text = text.split("## Names")[0]
-    named = set(re.findall(r"`([A-Za-z_]\w+)(?:\.\w+)*`", text))
-    constants_and_classes = {name for name in named if re.match(r"_?[A-Z]", name)}
+    quoted = set(re.findall(r"`([A-Za-z_]\w+)(?:\.\w+)*`", text))
+    constants_and_classes = {name for name in quoted if re.match(r"_?[A-Z]", name)}
     assert len(constants_and_classes) > 8
     programs = [*ROOT.glob("[!.]*/**/*.py"), *ROOT.glob("*.py")]
     words = {

@@ -74,7 +74,11 @@ def _check_objects(video: str, listing: VideoListing) -> None:
 
 
 def read_listing(
-    expressions: Path, meta: Path | None = None, *, object_field: str = "obj_id"
+    expressions: Path,
+    meta: Path | None = None,
+    *,
+    object_field: str = "obj_id",
+    kind_field: str = "kind",
 ) -> dict[str, VideoListing]:
     """Read ``meta_expressions.json`` and, for the objects' categories, ``meta.json``.
 
@@ -82,6 +86,7 @@ def read_listing(
         expressions: the first file.
         meta: the second one, if there is one.
         object_field: field that says which objects an expression names.
+        kind_field: field that says of what kind an expression is, if the data set has kinds.
 
     Raises:
         ShardError: one is missing, or not in the official form.
@@ -94,18 +99,22 @@ def read_listing(
         problem = f"{paths}: video {video!r} is not in the official form"
         with as_shard_error(problem, "download again"):
             objects = {} if meta is None else described[video]["objects"]
-            videos[video] = _make_listing(video, content, objects, object_field)
+            videos[video] = _make_listing(video, content, objects, object_field, kind_field)
     return videos
 
 
 # Any: parsed JSON of strangers, whose wrong forms `as_shard_error` turns into a message
 def _make_listing(
-    video: str, content: Mapping[str, Any], objects: Mapping[str, Any], object_field: str
+    video: str,
+    content: Mapping[str, Any],
+    objects: Mapping[str, Any],
+    object_field: str,
+    kind_field: str,
 ) -> VideoListing:
     expressions = []
     for number, entry in content["expressions"].items():
         expression = make_expression(
-            number, entry["exp"], entry.get(object_field), entry.get("kind", "")
+            number, entry["exp"], entry.get(object_field), entry.get(kind_field, "")
         )
         expressions.append(expression)
     categories: dict[str, str] = {}

@@ -17,11 +17,11 @@ from sgmg.training.targets import Targets
 class NonFiniteLossError(ArithmeticError):
     """A loss term or a gradient is NaN or infinite; ``terms`` names each."""
 
-    def __init__(self, terms: tuple[str, ...], where: str = "the clips of this update") -> None:
-        """Say which ``terms`` it was, and in what."""
+    def __init__(self, terms: tuple[str, ...], subject: str = "the clips of this update") -> None:
+        """Name the ``terms``, and the ``subject`` that they were computed of."""
         self.terms = terms
         super().__init__(
-            f"loss term {', '.join(terms)} is not finite in {where}. Lower the learning rate, or "
+            f"loss term {', '.join(terms)} is not finite in {subject}. Lower the learning rate, or "
             "train in float32 or bfloat16 instead of float16"
         )
 

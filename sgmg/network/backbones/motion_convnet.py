@@ -110,12 +110,12 @@ class NeighbourCorrelation(nn.Module):
         features = self.features(x)
         features = F.normalize(features - features.mean((2, 3), keepdim=True), dim=1)
         clips = rearrange(features, "(b t) c h w -> b t c h w", t=num_frames)
-        earlier = clips[:, :-1].flatten(0, 1)
-        later = clips[:, 1:].flatten(0, 1)
+        frames = clips[:, :-1].flatten(0, 1)
+        next_frames = clips[:, 1:].flatten(0, 1)
 
         own_cues = self._motion_cues(features, features)
-        next_cues = self._motion_cues(earlier, later)
-        previous_cues = self._reverse(self._motion_cues(later, earlier))
+        next_cues = self._motion_cues(frames, next_frames)
+        previous_cues = self._reverse(self._motion_cues(next_frames, frames))
         own_cues = own_cues.unflatten(0, (len(clips), num_frames))
         next_cues = next_cues.unflatten(0, (len(clips), num_frames - 1))
         previous_cues = previous_cues.unflatten(0, (len(clips), num_frames - 1))
@@ -186,7 +186,9 @@ class MotionConvNet(BackboneBody):
             nn.ReLU(),
         )
         widths = itertools.pairwise((first, *channels))
-        self.stages = nn.ModuleList(ResidualStage(before, after) for before, after in widths)
+        self.stages = nn.ModuleList(
+            ResidualStage(in_width, out_width) for in_width, out_width in widths
+        )
         self.motion = NeighbourCorrelation(channels[MOTION_LEVEL], radius=radius)
         self.place = nn.Conv2d(2, channels[MOTION_LEVEL], 1)  # the name is in saved checkpoints
         nn.init.normal_(self.place.weight, std=COORDINATE_DEVIATION)

@@ -62,15 +62,15 @@ def test_a_score_that_is_nan_never_counts(tmp_path: Path, nan_index: int) -> Non
 
 def test_folders_of_other_names_are_left_alone(tmp_path: Path) -> None:
     _, _, newest = make_checkpoints(tmp_path, 1, 2, 1_000_000)
-    others = ["step-000002-good", "step-9", "step-0000009", "step-best", "step-00000\u0669"]
-    for name in others:
+    foreign_names = ["step-000002-good", "step-9", "step-0000009", "step-best", "step-00000\u0669"]
+    for name in foreign_names:
         shutil.copytree(newest, tmp_path / name)
     assert list_checkpoints(tmp_path)[-1] == newest
     assert find_state("auto", tmp_path) == newest
     assert find_checkpoint(tmp_path) == newest
     open_run(tmp_path, resume=True)
     remove_expired(tmp_path, keep=1)
-    assert names(tmp_path) == sorted([newest.name, *others])
+    assert names(tmp_path) == sorted([newest.name, *foreign_names])
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:

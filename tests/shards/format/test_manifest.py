@@ -98,10 +98,10 @@ BAD_COUNTS = [None, -1, 1.0, "1", True, [], 2**60]
 )
 def test_a_value_that_none_may_hold_is_refused(path: tuple[str | int, ...], value: object) -> None:
     content = json.loads(MANIFEST.encode())
-    place = content
+    parent = content
     for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
+        parent = parent[step]
+    parent[path[-1]] = value
     with pytest.raises(ShardError, match="is no manifest of a shard set") as caught:
         Manifest.decode(json.dumps(content).encode(), "s3://set")
     message(caught.value)

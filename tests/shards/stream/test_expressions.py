@@ -29,5 +29,5 @@ def test_an_expression_is_lowered_before_it_is_mirrored() -> None:
     assert blanks == "the left dog"
     mirrored = prepare_expression("The Left Dog", lower=True, mirrored=True, published=False)
     assert mirrored == "the right dog"
-    kept = prepare_expression("The Left Dog", lower=False, mirrored=True, published=False)
-    assert kept == "The Right Dog"
+    case_sensitive = prepare_expression("The Left Dog", lower=False, mirrored=True, published=False)
+    assert case_sensitive == "The Right Dog"

@@ -127,8 +127,8 @@ def test_a_batch_says_what_is_in_the_shards(toy: str, loaders: Any) -> None:
 def check_target(batch: Batch, b: int, t: int, frame: Frame, objects: Sequence[str]) -> None:
     h, w = batch.sizes[b].tolist()
     assert bool(batch.annotated[b, t]) == (frame.masks is not None)
-    named = [decode_mask(frame.masks[o]) for o in objects if o in (frame.masks or {})]
-    union = np.logical_or.reduce(named) if named else np.zeros((h, w), bool)
+    masks = [decode_mask(frame.masks[o]) for o in objects if o in (frame.masks or {})]
+    union = np.logical_or.reduce(masks) if masks else np.zeros((h, w), bool)
     np.testing.assert_array_equal(batch.masks[b, t, :h, :w], union)
     assert bool(batch.visible[b, t]) == union.any()
     if union.any():
@@ -141,8 +141,9 @@ def check_target(batch: Batch, b: int, t: int, frame: Frame, objects: Sequence[s
 
 
 def test_further_expressions_of_a_clip_come_with_their_own_targets(toy: str, loaders: Any) -> None:
-    one, two = loaders([toy]), loaders([toy], expressions=2)
-    for single, batch in zip(one, two, strict=True):
+    single_loader = loaders([toy])
+    pair_loader = loaders([toy], expressions=2)
+    for single, batch in zip(single_loader, pair_loader, strict=True):
         assert torch.equal(single.frames, batch.frames)
         own = [batch.clip_index.tolist().index(b) for b in range(4)]
         assert [batch.expressions[e] for e in own] == single.expressions
@@ -150,9 +151,9 @@ def test_further_expressions_of_a_clip_come_with_their_own_targets(toy: str, loa
         assert torch.equal(batch.boxes_cxcywh[own], single.boxes_cxcywh)
         assert single.clip_index.tolist() == [0, 1, 2, 3]
         assert batch.visible.any(1).all()
-        videos = {row.key: row for row in two.sets[0].videos}
+        videos = {row.key: row for row in pair_loader.sets[0].videos}
         for e, b in enumerate(batch.clip_index.tolist()):
-            clip = two.source.clip(0, batch.positions[b])
+            clip = pair_loader.source.clip(0, batch.positions[b])
             assert batch.expressions[e] in clip.expressions
             if not clip.transform.mirrored:
                 row = videos[batch.keys[b]]
@@ -160,7 +161,7 @@ def test_further_expressions_of_a_clip_come_with_their_own_targets(toy: str, loa
         counts = batch.clip_index.bincount()
         assert counts.max() == 2
         for position in batch.positions:
-            clip = two.source.clip(0, position)
+            clip = pair_loader.source.clip(0, position)
             assert len(clip.expressions) == len(clip.masks) <= 2
 
 
@@ -213,11 +214,13 @@ def test_resuming_twice_on_other_ranks_loses_and_repeats_nothing(toy: str, loade
 
 
 def test_the_next_epoch_differs_and_can_be_gone_to(toy: str, loaders: Any) -> None:
-    one, two = loaders([toy]), loaders([toy])
-    first, second = list(one), list(one)
-    two.set_epoch(1)
-    again = list(two)
-    assert clips_of(second) == clips_of(again) != clips_of(first)
+    loader = loaders([toy])
+    first_epoch = list(loader)
+    second_epoch = list(loader)
+    moved_loader = loaders([toy])
+    moved_loader.set_epoch(1)
+    assert clips_of(second_epoch) == clips_of(list(moved_loader))
+    assert clips_of(second_epoch) != clips_of(first_epoch)
 
 
 def test_a_state_moves_with_what_was_taken_not_with_what_was_made(toy: str, loaders: Any) -> None:
@@ -323,8 +326,8 @@ class Broken(ShardSet):
 
 def test_a_broken_image_is_named(toy: str, loaders: Any) -> None:
     loader = loaders([Broken.open(toy)], max_damage=0)
-    named = r"more than 0 .*shard \d+, video toy-04, frame 00010: the image does not decode"
-    with pytest.raises(ShardError, match=named):
+    message = r"more than 0 .*shard \d+, video toy-04, frame 00010: the image does not decode"
+    with pytest.raises(ShardError, match=message):
         list(itertools.chain.from_iterable(loader for _ in range(5)))
 
 

@@ -84,12 +84,12 @@ def test_weights_share_an_epoch_and_favour_no_item() -> None:
     takes = quotas(sizes, [3, 1])
     assert sum(takes) == sum(sizes)
     assert takes[0] == round(0.75 * sum(sizes))
-    seen = [np.zeros(size, int) for size in sizes]
+    counts = [np.zeros(size, int) for size in sizes]
     for epoch in range(7):
         set_indices, item_indices = epoch_order(sets, takes, 0, epoch)
         for number in (0, 1):
-            np.add.at(seen[number], item_indices[set_indices == number], 1)
-            ahead = seen[number].max() - seen[number].min()
+            np.add.at(counts[number], item_indices[set_indices == number], 1)
+            ahead = counts[number].max() - counts[number].min()
             assert ahead <= 1
     assert quotas(sizes, None) == sizes
     assert quotas(sizes, [0, 2]) == [0, sum(sizes)]
