@@ -22,6 +22,7 @@ from typing import NoReturn
 import torch
 import tyro
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -58,6 +59,7 @@ def main() -> None:
     accelerator = make_accelerator(recipe)
     with closing(open_loader(recipe, accelerator)) as loader:
         total_updates = count_updates(recipe, loader)
+        check_warmup(recipe.optim.warmup, total_updates)
         run = build_run(recipe, accelerator, loader, total_updates)
         dry_run(recipe, run, loader, total_updates)
         train(recipe, run, loader, total_updates)
@@ -162,7 +164,49 @@ def parse_recipe(arguments: list[str]) -> Recipe:
     recipe = tyro.extras.overridable_config_cli(RECIPES, args=arguments)
     if not recipe.data.shards:
         stop("no data; name one or more shard sets with --data.shards FOLDER_OR_URL ...")
+    check_start(names[0], recipe)
+    check_tracker(recipe.tracker)
     return recipe
+
+
+def check_start(name: str, recipe: Recipe) -> None:
+    """Refuse settings that contradict what the network starts from."""
+    resumes_a_folder = recipe.resume not in (None, "auto")
+    if recipe.fine_tunes and recipe.init is None and not resumes_a_folder:
+        stop(
+            f"{name} fine-tunes a network: name its checkpoint with --init CHECKPOINT; "
+            "pretrain-refcoco and ref-youtube-vos-scratch start from nothing"
+        )
+    if recipe.init is not None and recipe.backbone is not None:
+        stop(
+            f"--backbone {recipe.backbone} beside --init {recipe.init}: the checkpoint has its own "
+            "backbone; leave one of the two away"
+        )
+    _, recipe_as_named = RECIPES[name]
+    if recipe.init is not None and recipe.pretrained and not recipe_as_named.pretrained:
+        stop(
+            f"--pretrained beside --init {recipe.init}: the checkpoint's backbone is trained "
+            "already; leave one of the two away"
+        )
+
+
+def check_warmup(warmup: int, total_updates: int) -> None:
+    """Refuse a warm-up that a run does not outlast."""
+    if warmup > total_updates:
+        stop(
+            f"--optim.warmup {warmup} is longer than the run of {total_updates} updates; choose at "
+            "most that many, or a longer run with --optim.steps or --optim.epochs"
+        )
+
+
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that Accelerate does not know, or whose package is not installed."""
+    known = [*LOGGER_TYPE_TO_CLASS, "none"]
+    if name not in known:
+        stop(f"unknown tracker {name!r}; choose one of {', '.join(known)}")
+    installed = [tracker.value for tracker in get_available_trackers()]
+    if name not in [*installed, "none"]:
+        stop(f"tracker {name!r} is not installed: pip install it, or choose another --tracker")
 
 
 def stop(reason: str) -> NoReturn:

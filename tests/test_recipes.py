@@ -77,7 +77,7 @@ STAGES = {
     ),
     "ref-youtube-vos": Stage(reverse=0.3, new_parts=("class_heads.",)),
     "ref-youtube-vos-scratch": Stage(
-        rate_scale=1 / 2, epochs=10, drops=(6, 8), trains_text=True, reverse=0.3
+        rate_scale=1 / 2, epochs=10, drops=(6, 8), trains_text=False, reverse=0.3
     ),
     "a2d-sentences": Stage(
         batch_size=4,
@@ -141,6 +141,18 @@ def test_a_recipe_cuts_its_clips(name: str) -> None:
     assert style.supervise == stage.supervise
     assert style.pad_to == 32
     assert recipe.init_without == stage.new_parts
+
+
+def test_from_scratch_the_text_model_is_frozen_and_its_dropout_is_on() -> None:
+    _, recipe = RECIPES["ref-youtube-vos-scratch"]
+    config = train.network_config(recipe)
+    assert config.freeze_text
+    assert config.drop_frozen_text
+
+
+def test_a_recipe_that_fine_tunes_freezes_the_text_and_needs_a_checkpoint() -> None:
+    fine_tuning = {name for name, (_, recipe) in RECIPES.items() if recipe.fine_tunes}
+    assert fine_tuning == {"ref-youtube-vos", "a2d-sentences", "ref-davis17", "mevis", "own"}
 
 
 def test_only_the_demo_changes_betas_and_looks_for_unused_parameters() -> None:

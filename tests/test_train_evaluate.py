@@ -162,6 +162,9 @@ def test_sharded_weights_are_refused(kind: str) -> None:
         train.check_parallelism(DistributedType(kind))
 
 
+NO_DATA = ("--data.shards", "nowhere")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -169,6 +172,12 @@ def test_sharded_weights_are_refused(kind: str) -> None:
         (["synthetic"], "no data; name one or more shard sets"),
         ([*UNEVEN, "3"], "--data.batch-size 4 does not divide among 1 processes"),
         ([*UNEVEN, "0"], "choose numbers that divide it"),
+        (["own", *NO_DATA], "own fine-tunes a network: name its checkpoint with --init"),
+        (["own", *NO_DATA, "--resume", "auto"], "own fine-tunes a network: name its"),
+        (["own", *NO_DATA, "--init", "c", "--backbone", "swin_t"], "--backbone swin_t beside"),
+        (["own", *NO_DATA, "--init", "c", "--pretrained"], "--pretrained beside --init c"),
+        (["synthetic", *NO_DATA, "--tracker", "abacus"], "unknown tracker 'abacus'; choose one"),
+        (["synthetic", *NO_DATA, "--tracker", "wandb"], "'wandb' is not installed: pip install"),
     ],
 )
 def test_wrong_arguments_of_train_are_one_line(arguments: list[str], message: str) -> None:
@@ -176,6 +185,13 @@ def test_wrong_arguments_of_train_are_one_line(arguments: list[str], message: st
         run(train, *arguments)
     assert message in str(stop.value)
     assert "\n" not in str(stop.value)
+
+
+def test_a_warmup_longer_than_the_run_is_refused_by_its_flag(shapes: Path, tmp_path: Path) -> None:
+    options = ("--out", tmp_path / "run", "--optim.steps", "3", "--optim.warmup", "4")
+    with pytest.raises(SystemExit, match=r"--optim\.warmup 4 is longer than the run of 3 updates"):
+        run(train, "synthetic", "--data.shards", shapes / "train", *options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_style_is_answered_with_the_known_ones() -> None:

@@ -78,6 +78,8 @@ class Recipe:
     """One stage of training."""
 
     model: tyro.conf.Suppress[SgMgConfig] = field(default_factory=SgMgConfig)
+    fine_tunes: tyro.conf.Suppress[bool] = False
+    """The recipe means nothing without the network of `init`."""
     find_unused_parameters: tyro.conf.Suppress[bool] = False
     """Some weights get no gradient: several processes must look for these in each update."""
     backbone: str | None = None
@@ -214,13 +216,15 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         "Ref-YouTube-VOS from a pretrained checkpoint, text encoder frozen, published numbers",
         Recipe(
             model=FROZEN_TEXT,
+            fine_tunes=True,
             optim=FINE_TUNING,
             init_without=NEW_CLASS_HEADS,
         ),
     ),
     "ref-youtube-vos-scratch": (
-        "Ref-YouTube-VOS without pretraining, published numbers",
+        "Ref-YouTube-VOS without pretraining, published numbers (and --mixed_precision fp16)",
         Recipe(
+            text="frozen-dropout",
             optim=Optim(
                 epochs=10,
                 drops=(6, 8),
@@ -233,6 +237,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         "A2D-Sentences from a pretrained checkpoint, text encoder frozen, published numbers",
         Recipe(
             model=FROZEN_TEXT,
+            fine_tunes=True,
             data=Data(
                 style="a2d",
                 batch_size=4,
@@ -262,6 +267,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         "fine-tune on Ref-DAVIS17 sequences",
         Recipe(
             model=FROZEN_TEXT,
+            fine_tunes=True,
             data=Data(style="davis"),
             optim=FINE_TUNING,
         ),
@@ -270,6 +276,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         "fine-tune on MeViS, whose expressions tell motion: no clip runs backwards",
         Recipe(
             model=FROZEN_TEXT,
+            fine_tunes=True,
             data=Data(style="mevis"),
             optim=FINE_TUNING,
         ),
@@ -278,6 +285,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         "fine-tune on shards of one's own",
         Recipe(
             model=FROZEN_TEXT,
+            fine_tunes=True,
             optim=FINE_TUNING,
         ),
     ),
