@@ -154,16 +154,19 @@ def make_plain_clip(
 ) -> PlainClip:
     """What a plain loader does with the frames of one clip."""
     frames, targets, boxes = [], [], []
+    mean = np.asarray(IMAGENET_MEAN, np.float32)
+    std = np.asarray(IMAGENET_STD, np.float32)
     for image, mask, colour in zip(images, masks, transform.colours, strict=True):
         pixels = apply_with_pillow(image, transform, colour) / np.float32(255)
-        pixels = (pixels - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+        pixels = (pixels - mean) / std
         frames.append(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
         target = apply_to_mask(mask, transform)
         targets.append(torch.from_numpy(target.copy()))
         y, x = np.nonzero(target)
         low, high = ((x.min(), y.min()), (x.max(), y.max())) if len(y) else ((0, 0), (0, 0))
         centred = [*(np.add(low, high) / 2), *np.subtract(high, low)]
-        boxes.append(np.float32(centred) / np.float32([*target.shape[::-1]] * 2))
+        scale = np.asarray([*target.shape[::-1]] * 2, np.float32)
+        boxes.append(np.asarray(centred, np.float32) / scale)
     text = mirror_expression(TEXT) if transform.mirrored else TEXT
     stacked = torch.from_numpy(np.stack(boxes))
     return PlainClip(torch.stack(frames), torch.stack(targets), stacked, text)
@@ -287,14 +290,15 @@ def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
         style=ClipStyle(sampling=SAMPLING, augmentation=AUGMENTATION),
         threads=1,
     )
+    files = LooseFiles(loose, keys)
     plain = DataLoader(
-        LooseFiles(loose, keys), batch_size=BATCH, shuffle=True, num_workers=2, collate_fn=collate,
+        files, batch_size=BATCH, shuffle=True, num_workers=2, collate_fn=collate,
         persistent_workers=True,
     )  # fmt: skip
     turns: dict[str, tuple[Callable[[], Iterable[Any]], int]] = {
         "ours": (lambda: ours, len(ours.source)),
         "webdataset": (partial(webdataset_batches, tars), videos),
-        "dataloader": (lambda: plain, len(plain.dataset)),
+        "dataloader": (lambda: plain, len(files)),
     }
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
     for turn in range(rounds + 1):
@@ -306,8 +310,8 @@ def compare(videos: int, rounds: int, folder: Path) -> dict[str, float]:
     ours.close()
     print(f"{'':12s} wall ms/clip  CPU ms/clip  clips/s")
     middle = {}
-    for name, seconds in taken.items():
-        wall, cpu = (median(values) for values in zip(*seconds, strict=True))
+    for name, rows in taken.items():
+        wall, cpu = (median(values) for values in zip(*rows, strict=True))
         middle[name] = (wall, cpu)
         print(f"{name:12s} {wall * 1e3:12.1f} {cpu * 1e3:12.1f} {1 / wall:8.1f}")
     return {

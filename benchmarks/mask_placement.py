@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -25,6 +25,7 @@ from shards.format.schema import dump_json
 from shards.format.shard_set import ShardSet
 from shards.format.tar import BLOCK_BYTES
 from shards.storage.storage import Span, coalesce
+from shards.stream.order import Draws
 from shards.stream.sampling import ClipSampling, clip_frames
 
 CLIPS_A_VIDEO = 200
@@ -42,7 +43,7 @@ class Sizes:
     all_masks: int
 
 
-class Draws(random.Random):
+class PythonDraws(random.Random):
     """What the choice of frames asks of a random generator."""
 
     def integer(self, low: int, high: int) -> int:
@@ -144,7 +145,8 @@ def cost(videos: Sequence[Sizes], layout: LayOut, gap: float) -> dict[str, float
         layout: how the masks lie.
         gap: largest hole within a request, in bytes from 1024 on, below it in mean frames.
     """
-    draws = Draws(0)
+    # the choice of frames calls only what both generators have
+    draws = cast(Draws, PythonDraws(0))
     sampling = ClipSampling.youtube_vos()
     shares = []
     requests = []

@@ -9,7 +9,8 @@ from sgmg import SgMg, SgMgConfig, best_query, every_query
 from sgmg.network.text_encoder import tiny_text_config
 from sgmg.network.tokenizer import train_tokenizer
 from sgmg.training.losses import Criterion, normaliser
-from sgmg.training.matcher import Matcher, Targets
+from sgmg.training.matcher import Matcher
+from sgmg.training.targets import Targets
 from tests.fake_cuda import fake_cuda
 from tests.sgmg.tiny import EXPRESSIONS, tiny_config
 

@@ -36,7 +36,9 @@ _FACTORS = {
 def golden_array(name: str, shape: Sequence[int]) -> np.ndarray:
     """Float32 values of the published `state_dict` entry `name`."""
     name = name.replace(*_SAME_TENSOR)
-    x = _generator(zlib.crc32(name.encode())).standard_normal(tuple(shape), dtype=np.float32)
+    x: np.ndarray = _generator(zlib.crc32(name.encode())).standard_normal(
+        tuple(shape), dtype=np.float32
+    )
     kind = name.rpartition(".")[2]
     if kind == "running_var":
         x = 1 + 0.1 * np.abs(x)

@@ -5,10 +5,12 @@ Which generator makes which draw was inferred from the reference numbers: they f
 
 import random
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
+
+from shards.stream.order import Draws
 
 T = TypeVar("T")
 
@@ -64,3 +66,9 @@ class ColourDraws:
 
     def choice(self, options: Sequence[T]) -> T:
         return options[np.random.randint(len(options))]
+
+
+# Each has only the methods that one caller may use, so that any other draw fails: no `Draws`.
+FRAME_DRAWS = cast(Draws, FrameDraws())
+STEP_DRAWS = cast(Draws, StepDraws())
+COLOUR_DRAWS = cast(Draws, ColourDraws())

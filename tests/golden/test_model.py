@@ -23,7 +23,7 @@ TEXT_LAYERS = 12  # of the networks listed in state_dict_*.json
 @pytest.fixture(scope="module")
 def networks(cases):
     """One network a backbone, made on first use."""
-    models = {}
+    models: dict[str, SgMg] = {}
 
     def network(backbone: str):
         if backbone not in models:

@@ -7,6 +7,7 @@ import train
 from sgmg import SgMg
 from sgmg.published.names import to_published_name
 from sgmg.training.optim import parameter_groups
+from sgmg.training.recipes import RECIPES
 from tests.golden.models import published_config
 
 TEXT_LAYERS = 12
@@ -45,7 +46,7 @@ def test_groups(reference):
     ("recipe", "clips_a_gpu"), [("pretrain-refcoco", 2), ("ref-youtube-vos", 1), ("ref-davis17", 1)]
 )
 def test_rates_are_scaled_by_an_eighth_of_the_published_gpus(recipe, clips_a_gpu):
-    settings = train.RECIPES[recipe][1]
+    settings = RECIPES[recipe][1]
     gpus = settings.data.batch_size / clips_a_gpu
     model = torch.nn.Module()
     model.backbone = torch.nn.Linear(2, 2)

@@ -1,15 +1,17 @@
 """The golden tests follow a folder's cases.json: other seeds, sizes, paddings and backbones."""
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from torch import Tensor
 
+from sgmg.network.deformable_transformer import DeformableTransformer
 from tests.golden import test_backbones, test_fusion, test_modules, test_spectral
-from tests.golden.fixtures import MEASURED, read_fixture
+from tests.golden.fixtures import MEASURED, Cases, read_fixture, seed_module
 
-CASES = {
+CASES: Cases = {
     "modules": {
         "mod_spectral": {"seed": 77, "sizes": [[9, 14], [5, 7], [3, 4]]},
         "mod_fusion": {
@@ -40,7 +42,7 @@ CASES = {
 class Blank:
     """An array yet to be recorded."""
 
-    def __init__(self, sheet: dict[str, object], key: str) -> None:
+    def __init__(self, sheet: dict[str, Any], key: str) -> None:
         self.sheet = sheet
         self.key = key
 
@@ -49,7 +51,7 @@ class Blank:
         return 0.0
 
 
-class Sheet(dict):
+class Sheet(dict[str, Any]):
     """What one npz will hold."""
 
     def __missing__(self, key: str) -> Blank:
@@ -74,11 +76,11 @@ def run_all(golden) -> None:
     test_spectral.test_chain_over_levels(CASES["modules"]["mod_spectral"], golden)
     test_fusion.test_cross_attention(CASES, golden)
     test_modules.test_mask_optimizer(CASES, golden)
-    transformer = test_modules.DeformableTransformer(
+    transformer = DeformableTransformer(
         256, heads=8, levels=3, points=4, feedforward=64, encoder_layers=2, decoder_layers=1,
         dropout=0.0,
     )  # fmt: skip
-    test_modules.seed_module(transformer, "transformer.")
+    seed_module(transformer, "transformer.")
     test_modules.test_encoder_layer(CASES, golden, transformer)
     for name, tags in CASES["backbones"].items():
         for tag in tags:
@@ -92,7 +94,7 @@ MODULES: tuple[ModuleType, ...] = (test_spectral, test_fusion, test_modules, tes
 def write(folder, sheets: dict[str, Sheet]) -> None:
     """Write arrays as the container has them: large ones as every 7th value, and statistics."""
     for name, sheet in sheets.items():
-        stored = {}
+        stored: dict[str, np.ndarray] = {}
         for key, array in sheet.items():
             if isinstance(array, Masks):
                 stored[key] = array.array
@@ -102,7 +104,8 @@ def write(folder, sheets: dict[str, Sheet]) -> None:
             stored[f"{key}@shape#"] = np.array(array.shape)
             whole = array.astype(np.float64)
             stored[f"{key}@stat#"] = np.array([whole.mean(), whole.std(), np.abs(whole).max()])
-        np.savez(folder / f"{name}.npz", **stored)
+        # numpy's stub takes the spread for its own `allow_pickle`
+        np.savez(folder / f"{name}.npz", **stored)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -47,10 +47,9 @@ def test_gradients(case, golden):
     shape = reference["grad/x"].shape
     x = randn(case["grad_seed_x"], *shape).requires_grad_()
     (filters(x)[0] * randn(case["grad_seed_weight"], *shape)).sum().backward()
+    assert x.grad is not None
     hold("spectral filter", TOLERANCE, compare(reference["grad/x"], x.grad))
     for name in ("laplace.bias", "conv2.bias", "fc.2.weight"):
-        hold(
-            "spectral filter",
-            TOLERANCE,
-            compare(reference[f"grad/{name}"], filters.get_parameter(name).grad),
-        )
+        gradient = filters.get_parameter(name).grad
+        assert gradient is not None
+        hold("spectral filter", TOLERANCE, compare(reference[f"grad/{name}"], gradient))

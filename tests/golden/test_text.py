@@ -1,10 +1,12 @@
 """Text encoder against the published implementation."""
 
 import re
+from typing import cast
 
 import numpy as np
 import torch
 
+from sgmg import SgMg
 from sgmg.network.text_encoder import TextEncoder
 from sgmg.network.tokenizer import Tokens
 from sgmg.published.names import to_published_name
@@ -24,13 +26,17 @@ def roberta(layers: int, vocab_size: int = 50265) -> TextEncoder:
         "num_hidden_layers": layers,
     }
     encoder = TextEncoder(config)
-    return seed_module(encoder, lambda name: to_published_name(encoder, f"text_encoder.{name}"))
+    # only names of a backbone ask the network for anything
+    network = cast(SgMg, encoder)
+    return seed_module(encoder, lambda name: to_published_name(network, f"text_encoder.{name}"))
 
 
 @torch.inference_mode()
 def test_text_model(text_case, cases, golden):
     reference = golden(text_case)
-    layers = int(re.search(r"\d+", text_case)[0])
+    number = re.search(r"\d+", text_case)
+    assert number is not None
+    layers = int(number[0])
     ids, attention = pad_ids(cases["text_encoder"])
     np.testing.assert_array_equal(ids, reference["input_ids"].array)
     np.testing.assert_array_equal(attention, reference["attention_mask"].array)

@@ -186,7 +186,7 @@ def test_costs_and_matches(step, golden, training_case, reference):
     hold(
         "matching costs",
         LOSSES,
-        ((costs - published_costs).abs() / (1 + published_costs.abs())).max(),
+        ((costs - published_costs).abs() / (1 + published_costs.abs())).max().item(),
     )
     *aux, main = step.layers
     actual = [main.query_index.tolist(), *(x.query_index.tolist() for x in aux)]
@@ -209,7 +209,7 @@ def test_every_loss_term(step, reference):
 
 def test_gradient_norms(step, reference):
     assert step.untouched == reference["trainable_without_grad"]
-    parts = defaultdict(float)
+    parts: defaultdict[str, float] = defaultdict(float)
     for name, norm in step.norms.items():
         # the published model reports the shared box heads under its transformer
         part = name.split(".")[0]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from sgmg.training.checkpoints import RunState, failing_together, list_checkpoints, save_checkpoint
+from sgmg.network.model_folder import list_checkpoints
+from sgmg.training.checkpoints import RunState, failing_together, save_checkpoint
 from tests.processes import finish, start
 from tests.sgmg.tiny import tiny_model
 

@@ -69,7 +69,7 @@ BAD_SPANS = [
     *({"offset": 0, "size": size, "crc32c": 1} for size in (2**40, 2**63 - 1, 101, -1, None)),
     *({"offset": offset, "size": 7, "crc32c": 1} for offset in (-1, -5, 94, 2**63 - 1, None)),
 ]
-EMPTY = {"objects": [], "expressions": []}
+EMPTY: dict[str, list[object]] = {"objects": [], "expressions": []}
 
 
 @pytest.mark.parametrize(

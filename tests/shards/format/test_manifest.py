@@ -66,7 +66,8 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
 
 BAD_FILES = [None, 3, "", "..", "../a.tar", "/etc/a.tar", "a/b.tar", "a\\b.tar", "a\n.tar", "a.zip"]
 BAD_DIGESTS = [None, 0, "", "a" * 63, "A" * 64, "../../notes.txt", "a" * 64 + "\n", "g" * 64]
-BAD_COUNTS = [None, -1, 1.0, "1", True, [], 2**60]
+BAD_COUNTS: list[object] = [None, -1, 1.0, "1", True, [], 2**60]
+BAD_SHARDS: list[object] = [None, [], "a", {}]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ BAD_COUNTS = [None, -1, 1.0, "1", True, [], 2**60]
         *((("seed",), value) for value in (None, "1", True, 1.0)),
         *(((name,), value) for name in ("dataset", "split") for value in (None, 1, "", "a/b")),
         *(((name,), value) for name in ("shards", "settings", "versions") for value in (None, "a")),
-        *((("shards", 0), value) for value in (None, [], "a", {})),
+        *((("shards", 0), value) for value in BAD_SHARDS),
         *((("shards", 0, name), None) for name in ("counts", "skipped")),
         (("shards", 0, "skipped", 0), None),
         (("shards", 0, "skipped", 0, "key"), None),

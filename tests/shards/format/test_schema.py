@@ -110,6 +110,19 @@ HEAD = ["format", "dataset", "split", "video_id", "height", "width", "frames", "
 HEAD += ["objects", "expressions"]
 
 
+def expression(**change: object) -> dict[str, object]:
+    return {"id": "0", "text": "", "objects": [], "kind": ""} | change
+
+
+BAD_EXPRESSIONS = [
+    *(expression(id=name) for name in BAD_NAMES),
+    *(expression(**{field: None}) for field in ("id", "text", "objects", "kind")),
+    expression(objects=[None]),
+    expression(objects="1"),
+    expression(text="\ud800"),
+]
+
+
 @pytest.mark.parametrize("lost", ["json", "000001.jpg", "000002.rle.json"])
 def test_a_sample_cut_short_is_refused(lost: str) -> None:
     members = dict(encode_video(prepare_video(make_video("v", num_frames=3))))
@@ -138,16 +151,7 @@ def test_a_broken_head_is_refused(head: bytes) -> None:
         *({"height": size} for size in (0, -1, 65_536, "36", 36.0)),
         {"height": 60_000, "width": 60_000},
         *({"objects": [item]} for item in (None, {}, {"id": 1, "category": ""}, {"id": "1"})),
-        *(
-            {"expressions": [{"id": "0", "text": "", "objects": [], "kind": ""} | wrong]}
-            for wrong in (
-                *({"id": name} for name in BAD_NAMES),
-                *({field: None} for field in ("id", "text", "objects", "kind")),
-                {"objects": [None]},
-                {"objects": "1"},
-                {"text": "\ud800"},
-            )
-        ),
+        *({"expressions": [record]} for record in BAD_EXPRESSIONS),
     ],
 )
 def test_a_head_that_says_what_none_may_say_is_refused(change: dict[str, object]) -> None:

@@ -204,7 +204,7 @@ def test_a_second_build_into_a_prefix_is_refused_until_the_first_has_ended(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    refused = []
+    refused: list[str] = []
 
     def begin_another(plan: object) -> None:
         if not refused:

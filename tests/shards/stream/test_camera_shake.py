@@ -75,7 +75,7 @@ def test_images_become_clips_and_videos_stay(tmp_path: Path) -> None:
     build_toy(tmp_path, [f"toy-{number:02d}" for number in (0, 3, 6, 9)])  # 1, 4, 1 and 4 frames
     style = ClipStyle(sampling=ClipSampling.joint(), augmentation=Augmentation(shake=True))
     loader = ClipLoader([str(tmp_path)], num_frames=3, batch_size=1, style=style)
-    shaken = {}
+    shaken: dict[str, bool] = {}
     for batch in loader:
         clip = loader.source.clip(0, batch.positions[0])
         frames = batch.frames[0]

@@ -67,7 +67,7 @@ def test_decoding_what_a_crop_keeps_makes_the_same_bits(
         mirrors = (Mirror(),) * (case % 3)
         transform = ClipTransform(size, (*mirrors, Resize(*new), crop, Resize(64, 48)))
         first, last = source_part(transform)
-        smaller += np.prod(np.subtract(last, first)) < 0.7 * 120 * 160
+        smaller += int(np.prod(np.subtract(last, first)) < 0.7 * 120 * 160)
         (decoded,) = decoder.decode([image], [transform])
         np.testing.assert_array_equal(decoded.numpy(), reshape(whole, transform).numpy())
     assert smaller > 10

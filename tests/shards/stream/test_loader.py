@@ -44,9 +44,23 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def make_loader(sets: Sequence[str | ShardSet], **settings: Any) -> ClipLoader:
-    options = {"num_frames": 3, "batch_size": 4, "seed": 5, "style": make_style()}
-    return ClipLoader(sets, **(options | settings))
+def make_loader(
+    sets: Sequence[str | ShardSet],
+    *,
+    num_frames: int = 3,
+    batch_size: int = 4,
+    seed: int = 5,
+    style: ClipStyle | str | None = None,
+    **settings: Any,
+) -> ClipLoader:
+    return ClipLoader(
+        sets,
+        num_frames=num_frames,
+        batch_size=batch_size,
+        seed=seed,
+        style=make_style() if style is None else style,
+        **settings,
+    )
 
 
 def make_style(
@@ -127,7 +141,8 @@ def test_a_batch_says_what_is_in_the_shards(toy: str, loaders: Any) -> None:
 def check_target(batch: Batch, b: int, t: int, frame: Frame, objects: Sequence[str]) -> None:
     h, w = batch.sizes[b].tolist()
     assert bool(batch.annotated[b, t]) == (frame.masks is not None)
-    masks = [decode_mask(frame.masks[o]) for o in objects if o in (frame.masks or {})]
+    rles = frame.masks or {}
+    masks = [decode_mask(rles[o]) for o in objects if o in rles]
     union = np.logical_or.reduce(masks) if masks else np.zeros((h, w), bool)
     np.testing.assert_array_equal(batch.masks[b, t, :h, :w], union)
     assert bool(batch.visible[b, t]) == union.any()

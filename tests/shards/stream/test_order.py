@@ -135,9 +135,10 @@ def test_state_is_small_and_tied_to_its_stream() -> None:
     saved = json.loads(json.dumps(asdict(state)))
     assert len(json.dumps(saved)) < 1000
     assert State.restore(saved, replace(state, epoch=0, position=0)) == state
-    for name, reason in (("manifests", "a manifest changed"), ("settings", "sampling settings")):
-        with pytest.raises(ShardError, match=reason):
-            State.restore(saved, replace(state, **{name: "c"}))
+    with pytest.raises(ShardError, match="a manifest changed"):
+        State.restore(saved, replace(state, manifests="c"))
+    with pytest.raises(ShardError, match="sampling settings"):
+        State.restore(saved, replace(state, settings="c"))
     with pytest.raises(ShardError, match="this loader 1"):
         State.restore(saved, replace(state, seed=1))
     with pytest.raises(ShardError, match="not the state of a loader"):

@@ -1,8 +1,11 @@
+from typing import cast
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.format.index import VideoRow
 from shards.format.schema import Expression
 from shards.stream.order import Draws
 from shards.stream.sampling import ClipSampling, clip_frames, list_items
@@ -29,7 +32,12 @@ class Video:
         )
 
 
-EXPRESSIONS = (
+def video_row(annotated: str, shard: int = 0, **visible: str) -> VideoRow:
+    # a `Video` has all of a row that the listing of items reads
+    return cast(VideoRow, Video(annotated, shard, **visible))
+
+
+EXPRESSIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the dog", ("a",)),
     ("both", ("a", "b")),
     ("nobody knows", ()),
@@ -80,7 +88,7 @@ def test_reversal_comes_as_often_as_published() -> None:
 
 
 def test_items_of_objects_that_are_seen() -> None:
-    video, again = (Video("1101", shard, a="0011", b="1000", c="0000") for shard in (3, 4))
+    video, again = (video_row("1101", shard, a="0011", b="1000", c="0000") for shard in (3, 4))
     every = list_items([video, again], ClipSampling.youtube_vos(), 2)
     # "the dog" and "both" from frames 0 and 2; nothing for no object and for one never seen
     assert every.expression.tolist() == [0, 0, 1, 1] * 2
@@ -95,7 +103,7 @@ def test_items_of_objects_that_are_seen() -> None:
 
 
 def test_an_object_seen_in_unannotated_frames_alone_offers_nothing() -> None:
-    assert len(list_items([Video("10", a="01")], ClipSampling.davis(), 1)) == 0
+    assert len(list_items([video_row("10", a="01")], ClipSampling.davis(), 1)) == 0
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
